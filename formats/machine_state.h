@@ -1,0 +1,27 @@
+// The machine state's codec: bytes in, checked message out. Fields: machine_state.proto.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "formats/machine_state.pb.h"
+#include "vmm/os/error.h"
+
+namespace volt::formats {
+
+using v1::MachineState;
+
+inline constexpr std::size_t kMaxVcpus = 64;
+inline constexpr std::size_t kMaxMsrs = 1024;
+inline constexpr std::size_t kMaxXcrs = 16;
+inline constexpr std::size_t kMaxCpuidEntries = 256;
+
+// Every rule that machine_state.proto states, kCorrupt naming vCPU and field otherwise.
+Result<> check(const MachineState& state);
+
+// The file: head and body. The state must pass check().
+std::vector<std::byte> encode(const MachineState& state);
+Result<MachineState> decode_machine_state(std::span<const std::byte> file);
+
+}  // namespace volt::formats
