@@ -14,14 +14,18 @@
 // block's sum is seeded with its number plus the first 8 bytes of the digest, so a block from
 // elsewhere in this file or from another index does not pass. entry, 32 bytes, strictly ascending
 // by unit; a unit without entry is zero:
-//     0    8 unit           guest-physical address / unit_bytes
+//     0    8 unit           guest-physical address / unit_bytes; the address is below 2^52
 //     8   16 sum            XXH3-128 over the unit's bytes as the guest sees them
-//    24    8 place          where its bytes are: the offset in the memory file
+//    24    8 place          where its bytes are: the offset in the memory file; the unit ends at or
+//                           before kMaxMemoryBytes
 // Canonical: the same memory gives the same entries (but for `place`), so the digest names the
 // content.
 // Readers check in this order and stop at the first failure: file size against the head, magic,
 // major, head_sum, must_be_zero, unit_bytes, reserved, entry_count against the file size (by
-// division, it can overflow); then per block, when it is first used, its sum and its order.
+// division, it can overflow); then per block, when it is first used, its sum, its order and its
+// entries' limits. Only check_all() compares neighbouring blocks and the digest: damage cannot get
+// past the sums, and an index that lies in order to be searched wrongly is found before it is
+// trusted, not at each fault.
 // Why a flat array: opening costs the same for every size and nothing is parsed on the fault path.
 // Downside: no way to change one entry; an index is written anew.
 #pragma once
@@ -29,10 +33,10 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 #include "formats/digest.h"
@@ -51,7 +55,7 @@ struct IndexEntry {
   bool operator==(const IndexEntry&) const = default;
 };
 static_assert(sizeof(IndexEntry) == 32 && alignof(IndexEntry) == 8);
-static_assert(std::has_unique_representations_v<IndexEntry>);
+static_assert(std::has_unique_object_representations_v<IndexEntry>);
 
 // The digest that the head carries: the memory's name.
 Sha256 memory_digest(std::span<const IndexEntry> entries, std::uint64_t unit_bytes);
@@ -83,7 +87,9 @@ class MemoryIndex {
 
  private:
   MemoryIndex() = default;
+  std::uint64_t blocks() const;
   Result<> check_block(std::uint64_t block) const;
+  Result<> verify_block(std::uint64_t block) const;
   IndexEntry entry(std::uint64_t i) const;
 
   std::span<const std::byte> file_;

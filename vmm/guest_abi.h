@@ -29,13 +29,13 @@ namespace volt::guest_abi {
 inline constexpr std::uint32_t kVersion = 1;
 
 // ---- Ports. 32-bit OUT. None of them means anything to another VMM.
-inline constexpr std::uint16_t kPortReady = 0x560;  // initialised; waiting for requests
-inline constexpr std::uint16_t kPortPark = 0x561;   // nothing to do
-inline constexpr std::uint16_t kPortDone = 0x562;   // a response is in the window
+inline constexpr std::uint16_t kPortReady = 0x560;     // initialised; waiting for requests
+inline constexpr std::uint16_t kPortPark = 0x561;      // nothing to do
+inline constexpr std::uint16_t kPortDone = 0x562;      // a response is in the window
 inline constexpr std::uint16_t kPortHostCall = 0x563;  // `HostCall` is filled; wants a reply
-inline constexpr std::uint16_t kPortPanic = 0x564;  // from ring 0: an exception; EAX = vector
-inline constexpr std::uint16_t kPortExit = 0x565;   // the guest is finished; EAX = its code
-inline constexpr std::uint16_t kPortKick = 0x568;   // doorbell that KVM turns into an eventfd
+inline constexpr std::uint16_t kPortPanic = 0x564;     // from ring 0: an exception; EAX = vector
+inline constexpr std::uint16_t kPortExit = 0x565;      // the guest is finished; EAX = its code
+inline constexpr std::uint16_t kPortKick = 0x568;      // doorbell that KVM turns into an eventfd
 
 // ---- Guest-physical layout. Identity-mapped; RAM leaves a hole below 4 GiB, as on a PC.
 inline constexpr std::uint64_t kLowRamEnd = 0xC000'0000;      // RAM below 4 GiB ends here ...
@@ -68,7 +68,7 @@ struct Note {
   std::uint64_t mutable_base;
   std::uint64_t mutable_bytes;
 };
-static_assert(sizeof(Note) == 112);
+static_assert(sizeof(Note) == 104);
 
 inline constexpr std::uint64_t kBootedByVolt = 1;  // RSI at the note's entry
 inline constexpr std::uint64_t kBootedByPvh =
@@ -78,6 +78,19 @@ inline constexpr std::uint64_t kBootedByPvh =
 inline constexpr std::uint16_t kUserCodeSelector = 0x2B;
 inline constexpr std::uint16_t kUserDataSelector = 0x23;
 inline constexpr std::uint16_t kTssSelector = 0x30;
+
+// What lies at RSP when the guest rings PANIC: the stub's pushes over the CPU's exception frame, at
+// the top of the IST1 stack. All registers but RAX and RDX still are the crashed code's; `error` is
+// 0 for vectors that have none.
+struct PanicFrame {
+  std::uint64_t rdx, rax, vector, error, rip, cs, rflags, rsp, ss;
+};
+static_assert(sizeof(PanicFrame) == 72);
+
+// EAX with EXIT.
+enum class ExitCode : std::uint32_t {
+  kBadBootConfig = 1,  // another abi, an unknown workload, or a working set that does not fit
+};
 
 // ---- Workloads and functions.
 enum class Workload : std::uint32_t {
@@ -95,7 +108,7 @@ enum class Function : std::uint32_t {
   kWrite = 7,     // (first, count, s)   -> nothing more; page p becomes page p of seed s
   kRandom = 8,    // (n <= 1024)         -> n bytes from the guest's own generator
   kNow = 9,       // ()                  -> wall ns, monotonic ns by the guest's own clock
-  kAskHost = 10,  // (HostFunction, bytes for log | n for random) -> what the host answered
+  kAskHost = 10,  // (HostFunction, bytes for log) -> what the host answered
   kSpin = 11,     // ()                  -> never
   kCrash = 12,    // (CrashKind)         -> never
 };
@@ -203,7 +216,7 @@ struct ReplyHead {
 struct HealthReply {
   std::uint64_t generation[2];
   std::uint64_t working_set_bytes;
-  std::uint64_t calls_served;  // since it booted, kept across capture and restore
+  std::uint64_t calls_served;  // since it booted, with this one; kept across capture and restore
   std::uint64_t random;        // from the guest's generator
   Workload workload;
   std::uint32_t reserved;

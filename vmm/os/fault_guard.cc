@@ -12,28 +12,32 @@ namespace {
 thread_local sigjmp_buf* t_landing = nullptr;
 thread_local void* t_fault_address = nullptr;
 
-void on_sigbus(int signal, siginfo_t* info, void*) {
-  if (t_landing == nullptr) {  // not ours: die of it as if there were no handler
-    ::signal(signal, SIG_DFL);
+struct sigaction g_previous[2];  // what handled SIGBUS and SIGSEGV before us
+
+void on_fault(int signal, siginfo_t* info, void*) {
+  if (t_landing == nullptr) {  // not ours: it happens again, to whoever was responsible before
+    ::sigaction(signal, &g_previous[signal == SIGBUS ? 0 : 1], nullptr);
     return;
   }
   t_fault_address = info->si_addr;
   siglongjmp(*t_landing, 1);
 }
 
-// SA_NODEFER because the handler leaves by siglongjmp, which does not restore the mask.
-bool install_handler() {
+// A page that no longer exists raises SIGBUS; one that its pager has forbidden, SIGSEGV. SA_NODEFER
+// because the handler leaves by siglongjmp, which does not restore the mask.
+bool install_handlers() {
   struct sigaction action = {};
-  action.sa_sigaction = on_sigbus;
+  action.sa_sigaction = on_fault;
   action.sa_flags = SA_SIGINFO | SA_NODEFER;
-  return ::sigaction(SIGBUS, &action, nullptr) == 0;
+  return ::sigaction(SIGBUS, &action, &g_previous[0]) == 0 &&
+         ::sigaction(SIGSEGV, &action, &g_previous[1]) == 0;
 }
 
 }  // namespace
 
 Result<> run_guarded(void (*body)(void*), void* argument) {
-  static const bool installed = install_handler();
-  if (!installed) return fail(Code::kSystem, "sigaction SIGBUS failed");
+  static const bool installed = install_handlers();
+  if (!installed) return fail(Code::kSystem, "sigaction SIGBUS or SIGSEGV failed");
   sigjmp_buf landing;
   sigjmp_buf* const outer = t_landing;
   if (sigsetjmp(landing, 0) != 0) {

@@ -1,5 +1,6 @@
 // Host access to memory whose pages may turn out not to exist: a mapped file that was cut short, a
-// page that its pager poisoned. Such an access raises SIGBUS; here it becomes an Error instead.
+// page that its pager poisoned or forbade. Such an access raises SIGBUS or SIGSEGV; here it becomes
+// an Error instead.
 #pragma once
 
 #include <cstddef>

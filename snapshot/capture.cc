@@ -1,0 +1,124 @@
+#include "snapshot/capture.h"
+
+#include <array>
+#include <cstring>
+
+#include "snapshot/compatibility.h"
+#include "snapshot/memory_writer.h"
+#include "snapshot/state_codec.h"
+#include "vmm/identity.h"
+#include "vmm/os/file.h"
+
+namespace volt::snapshot {
+namespace {
+
+std::string as_string(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+formats::v1::FileRef ref_to(std::span<const std::byte> file) {
+  formats::v1::FileRef ref;
+  ref.set_size_bytes(file.size());
+  ref.set_sha256(as_string(formats::sha256(file)));
+  return ref;
+}
+
+// A finished file of the draft.
+Result<> write_file(const Draft& draft, const char* name, std::span<const std::byte> bytes) {
+  const Fd file = VOLT_TRY(draft.create_file(name));
+  VOLT_TRY(write_all(file, bytes, 0, name));
+  return sync(file, name);
+}
+
+Result<formats::MachineState> read_state(const vmm::Kvm& kvm, Sandbox& sandbox) {
+  VOLT_TRY(sandbox.machine().quiesce());
+  const vmm::StateSources sources = VOLT_TRY(vmm::StateSources::probe(kvm));
+  formats::MachineState state;
+  for (const vmm::CpuState& cpu : VOLT_TRY(sandbox.machine().save(sources))) {
+    *state.add_vcpus() = to_message(cpu);
+  }
+  if (sandbox.facts().resume) *state.mutable_resume() = *sandbox.facts().resume;
+  VOLT_TRY(formats::check(state));
+  return state;
+}
+
+// The guest's own sums over its working set, computed by the host from what is captured.
+Result<> sum_working_set(const vmm::GuestMemory& memory, formats::v1::Guest& guest) {
+  guest_abi::Checksum sum;
+  std::array<std::uint64_t, guest_abi::kPageBytes / 8> page;
+  const std::uint64_t pages = guest.working_set_bytes() / guest_abi::kPageBytes;
+  guest.set_health_checksum(sum.value());
+  for (std::uint64_t n = 0; n < pages; ++n) {
+    VOLT_TRY(memory.read(guest_abi::working_set_page(guest.working_set_base(), n),
+                         std::as_writable_bytes(std::span(page))));
+    sum.add_block(page.data(), page.size());
+    if (n == 0) guest.set_health_checksum(sum.value());
+  }
+  guest.set_working_set_checksum(sum.value());
+  return {};
+}
+
+void add_labels(const CaptureOptions& options, formats::Manifest& manifest) {
+  for (const auto& [key, value] : options.labels) {
+    formats::v1::Label& label = *manifest.add_labels();
+    label.set_key(key);
+    label.set_value(value);
+  }
+}
+
+}  // namespace
+
+Result<Captured> capture(const vmm::Kvm& kvm, Sandbox& sandbox, const Store& store,
+                         const Reference& reference, const CaptureOptions& options) {
+  Captured captured;
+  std::uint64_t clock = vmm::monotonic_clock_ns();
+  const auto lap = [&clock] {
+    const std::uint64_t now = vmm::monotonic_clock_ns();
+    return now - std::exchange(clock, now);
+  };
+  if (options.if_taken == Store::IfTaken::kRefuse && store.exists(reference)) {
+    return fail(Code::kConflict, "a snapshot '" + reference.text() + "' exists already");
+  }
+  const formats::MachineState state = VOLT_TRY(read_state(kvm, sandbox));
+  const std::vector<std::byte> state_file = formats::encode(state);
+  captured.state_ns = lap();
+
+  Draft draft = VOLT_TRY(store.begin());
+  const vmm::GuestMemory& memory = sandbox.machine().memory();
+  const Fd memory_file = VOLT_TRY(draft.create_file(kMemoryFile));
+  const std::vector<formats::IndexEntry> entries = VOLT_TRY(write_memory(memory, memory_file));
+  const std::vector<std::byte> index_file =
+      formats::encode_memory_index(entries, formats::kDefaultUnitBytes);
+  formats::Manifest manifest;
+  *manifest.mutable_guest() = sandbox.facts().guest;
+  VOLT_TRY(sum_working_set(memory, *manifest.mutable_guest()));
+  captured.memory_ns = lap();
+
+  manifest.set_created_by("volt " VOLT_VERSION);
+  manifest.set_created_unix_ns(vmm::wall_clock_ns());
+  *manifest.mutable_memory() = describe_memory(memory, entries);
+  *manifest.mutable_state() = ref_to(state_file);
+  *manifest.mutable_index() = ref_to(index_file);
+  *manifest.mutable_compatibility() = describe_host(state, VOLT_TRY(sandbox.machine().tsc_khz()));
+  add_labels(options, manifest);
+  manifest.set_parent(sandbox.facts().parent);
+  manifest.set_boot_us(sandbox.facts().boot_us);
+  const auto& generation = sandbox.machine().exchange().identity().generation;
+  manifest.mutable_guest()->set_generation(as_string(std::as_bytes(std::span(generation))));
+  VOLT_TRY(formats::check(manifest));
+  const std::vector<std::byte> manifest_file = formats::encode(manifest);
+
+  VOLT_TRY(sync(memory_file, kMemoryFile));
+  VOLT_TRY(write_file(draft, kStateFile, state_file));
+  VOLT_TRY(write_file(draft, kIndexFile, index_file));
+  VOLT_TRY(write_file(draft, kManifestFile, manifest_file));
+  captured.digest = formats::sha256(manifest_file);
+  VOLT_TRY(store.publish(std::move(draft), captured.digest, reference, options.if_taken));
+  captured.publish_ns = lap();
+  captured.memory_digest = formats::memory_digest(entries, formats::kDefaultUnitBytes);
+  captured.stored_bytes = manifest.memory().stored_bytes();
+  captured.apparent_bytes = memory.total_bytes();
+  return captured;
+}
+
+}  // namespace volt::snapshot

@@ -1,0 +1,173 @@
+#include "snapshot/compatibility.h"
+
+#include <cpuid.h>
+#include <sys/platform/x86.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+
+namespace volt::snapshot {
+namespace {
+
+using formats::v1::Compatibility;
+
+struct NamedFeature {
+  const char* name;
+  unsigned index;  // in <sys/platform/x86.h>
+};
+// Features a micro guest uses. The C library found them out when the process started, so asking
+// costs nothing, where CPUID itself traps to a hypervisor (7 us here).
+constexpr NamedFeature kBaseline[] = {
+    {"fpu", x86_cpu_FPU}, {"fxsr", x86_cpu_FXSR}, {"sse", x86_cpu_SSE}, {"sse2", x86_cpu_SSE2}};
+
+bool host_has(const std::string& feature) {
+  for (const NamedFeature& known : kBaseline) {
+    if (feature == known.name) return x86_cpu_present(known.index);
+  }
+  return false;
+}
+
+std::string host_kvm_vendor() {
+  for (const char* module : {"kvm_intel", "kvm_amd", "kvm_pvm"}) {
+    if (::access((std::string("/sys/module/") + module).c_str(), F_OK) == 0) return module;
+  }
+  return "kvm";
+}
+
+std::string host_cpu_vendor() {
+  unsigned eax = 0, text[3] = {};
+  if (__get_cpuid(0, &eax, &text[0], &text[2], &text[1]) == 0) return "unknown";
+  return std::string(reinterpret_cast<const char*>(text), sizeof text);
+}
+
+std::uint32_t host_cpu_signature() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  __get_cpuid(1, &eax, &ebx, &ecx, &edx);
+  return eax;
+}
+
+std::string host_kernel() {
+  utsname name = {};
+  ::uname(&name);
+  return name.release;
+}
+
+// CPUID words whose bits are features, of which a guest must not lose any that it was shown.
+constexpr std::uint32_t kFeatureLeaves[] = {1, 7, 0xD, 0x14, 0x8000'0001, 0x8000'0008};
+constexpr std::uint32_t kXsaveLeaf = 0xD;
+
+const kvm_cpuid_entry2* entry_for(const std::vector<kvm_cpuid_entry2>& entries,
+                                  std::uint32_t function, std::uint32_t index) {
+  const auto at = std::find_if(entries.begin(), entries.end(), [&](const auto& entry) {
+    return entry.function == function && entry.index == index;
+  });
+  return at == entries.end() ? nullptr : &*at;
+}
+
+// Feature bits the snapshot's guest was shown and this host does not have.
+Result<std::vector<Difference>> missing_features(const formats::MachineState& state,
+                                                 const vmm::Kvm& kvm) {
+  const std::vector<kvm_cpuid_entry2> host = VOLT_TRY(kvm.get_supported_cpuid());
+  std::vector<Difference> missing;
+  for (const auto& shown : state.vcpus(0).cpuid()) {
+    const bool features = std::find(std::begin(kFeatureLeaves), std::end(kFeatureLeaves),
+                                    shown.function()) != std::end(kFeatureLeaves);
+    if (!features || (shown.function() == kXsaveLeaf && shown.index() > 1)) continue;
+    const kvm_cpuid_entry2* has = entry_for(host, shown.function(), shown.index());
+    const std::uint32_t words[][2] = {{shown.ecx(), has == nullptr ? 0 : has->ecx},
+                                      {shown.edx(), has == nullptr ? 0 : has->edx},
+                                      {shown.ebx(), has == nullptr ? 0 : has->ebx}};
+    const char* const names[] = {"ecx", "edx", "ebx"};
+    for (int i = 0; i < (shown.function() == 7 ? 3 : 2); ++i) {
+      const std::uint32_t lost = words[i][0] & ~words[i][1];
+      if (lost == 0) continue;
+      char field[48], bits[16];
+      std::snprintf(field, sizeof field, "cpuid 0x%x.%u %s", shown.function(), shown.index(),
+                    names[i]);
+      std::snprintf(bits, sizeof bits, "0x%x", lost);
+      missing.push_back({field, std::string("needs bits ") + bits, "lacks them", true});
+    }
+  }
+  return missing;
+}
+
+}  // namespace
+
+Compatibility describe_host(const formats::MachineState& state, std::uint64_t tsc_khz) {
+  Compatibility host;
+  host.set_kvm_vendor(host_kvm_vendor());
+  host.set_cpu_vendor(host_cpu_vendor());
+  host.set_cpu_signature(host_cpu_signature());
+  host.set_kernel_release(host_kernel());
+  host.set_tsc_khz(tsc_khz);
+  for (const NamedFeature& feature : kBaseline) host.add_cpu_features(feature.name);
+  host.add_kvm_capabilities(KVM_CAP_SYNC_REGS);
+  host.set_exact_state(!state.has_resume());
+  if (host.exact_state()) {
+    std::vector<std::uint32_t> msrs;
+    for (const auto& msr : state.vcpus(0).msrs()) msrs.push_back(msr.index());
+    std::sort(msrs.begin(), msrs.end());
+    for (const std::uint32_t msr : msrs) host.add_msrs(msr);
+  }
+  return host;
+}
+
+Result<std::vector<Difference>> compare(const formats::Manifest& manifest,
+                                        const formats::MachineState& state, const vmm::Kvm& kvm) {
+  const Compatibility& need = manifest.compatibility();
+  std::vector<Difference> differences;
+  for (const std::string& feature : need.cpu_features()) {
+    if (!host_has(feature)) differences.push_back({"cpu feature", feature, "absent", true});
+  }
+  for (const std::uint32_t capability : need.kvm_capabilities()) {
+    if (VOLT_TRY(kvm.check_extension(static_cast<int>(capability))) <= 0) {
+      differences.push_back({"kvm capability", std::to_string(capability), "absent", true});
+    }
+  }
+  const bool exact = need.exact_state();
+  const auto differs = [&](const char* field, const std::string& there, const std::string& here,
+                           bool prevents) {
+    if (there != here) differences.push_back({field, there, here, prevents});
+  };
+  differs("cpu vendor", need.cpu_vendor(), host_cpu_vendor(), exact);
+  differs("kvm vendor", need.kvm_vendor(), host_kvm_vendor(), exact);
+  differs("cpu signature", std::to_string(need.cpu_signature()),
+          std::to_string(host_cpu_signature()), false);
+  differs("kernel", need.kernel_release(), host_kernel(), false);
+  if (exact) {
+    for (Difference& each : VOLT_TRY(missing_features(state, kvm))) {
+      differences.push_back(std::move(each));
+    }
+    const std::vector<std::uint32_t> has = VOLT_TRY(kvm.get_msr_index_list());
+    for (const std::uint32_t msr : need.msrs()) {
+      if (std::find(has.begin(), has.end(), msr) == has.end()) {
+        differences.push_back({"msr", std::to_string(msr), "absent", true});
+      }
+    }
+  }
+  std::stable_sort(
+      differences.begin(), differences.end(),
+      [](const Difference& a, const Difference& b) { return a.prevents > b.prevents; });
+  return differences;
+}
+
+Result<> require_compatible(const formats::Manifest& manifest, const formats::MachineState& state,
+                            const vmm::Kvm& kvm) {
+  const Compatibility& need = manifest.compatibility();
+  const bool only_baseline =
+      !need.exact_state() && need.kvm_capabilities_size() == 1 &&
+      need.kvm_capabilities(0) == KVM_CAP_SYNC_REGS &&  // Kvm::open() insists on it
+      std::all_of(need.cpu_features().begin(), need.cpu_features().end(), host_has);
+  if (only_baseline) return {};
+  const std::vector<Difference> differences = VOLT_TRY(compare(manifest, state, kvm));
+  if (differences.empty() || !differences[0].prevents) return {};
+  const Difference& first = differences[0];
+  return fail(Code::kUnsupported, "this host cannot restore it: " + first.field +
+                                      ": the snapshot has " + first.snapshot + ", this host " +
+                                      first.host);
+}
+
+}  // namespace volt::snapshot

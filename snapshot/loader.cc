@@ -1,0 +1,149 @@
+#include "snapshot/loader.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+
+#include "snapshot/raw_source.h"
+#include "vmm/interrupt.h"
+
+namespace volt::snapshot {
+namespace {
+
+using vmm::GuestMemory;
+
+// A part of a region with content behind it: where it is in the region, and in the memory file.
+struct Part {
+  std::uint64_t in_region;
+  std::uint64_t file_offset;
+  std::uint64_t bytes;
+};
+
+// The manifest's extents, cut at the region's ends.
+std::vector<Part> parts_of(const formats::v1::Region& region, const formats::v1::Memory& memory) {
+  std::vector<Part> parts;
+  const std::uint64_t end = region.file_offset() + region.size_bytes();
+  for (const formats::v1::Extent& extent : memory.data()) {
+    const std::uint64_t from = std::max(extent.file_offset(), region.file_offset());
+    const std::uint64_t to = std::min(extent.file_offset() + extent.size_bytes(), end);
+    if (from < to) parts.push_back({from - region.file_offset(), from, to - from});
+  }
+  return parts;
+}
+
+// Maps `fd` privately over a part of a region that is reserved already.
+Result<> map_part(const Mapping& region, const Part& part, int fd, const char* what) {
+  void* const at = region.data() + part.in_region;
+  const void* const got =
+      ::mmap(at, part.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd,
+             static_cast<off_t>(part.file_offset));
+  if (got == MAP_FAILED) return sys_error("mmap", what);
+  return {};
+}
+
+// Zero runs stay anonymous memory, which nothing has to be read or asked for.
+Result<GuestMemory> map_regions(const OpenedSnapshot& snapshot, int fd, const char* what) {
+  const formats::v1::Memory& layout = snapshot.manifest().memory();
+  std::vector<GuestMemory::Region> regions;
+  regions.reserve(static_cast<std::size_t>(layout.regions_size()));
+  for (const formats::v1::Region& region : layout.regions()) {
+    GuestMemory::Region mapped = {.guest_base = region.guest_base(),
+                                  .host = VOLT_TRY(GuestMemory::reserve(region.size_bytes())),
+                                  .backed = {}};
+    for (const Part& part : parts_of(region, layout)) {
+      VOLT_TRY(map_part(mapped.host, part, fd, what));
+      mapped.backed.push_back({part.in_region, part.bytes});
+    }
+    VOLT_TRY(GuestMemory::settle(mapped.host.bytes()));
+    regions.push_back(std::move(mapped));
+  }
+  return GuestMemory(std::move(regions));
+}
+
+Result<LoadedMemory> load_map(const OpenedSnapshot& snapshot) {
+  return LoadedMemory{{}, VOLT_TRY(map_regions(snapshot, snapshot.memory().get(), kMemoryFile))};
+}
+
+Result<LoadedMemory> load_copy(const OpenedSnapshot& snapshot) {
+  std::vector<vmm::RegionLayout> layout;
+  for (const formats::v1::Region& region : snapshot.manifest().memory().regions()) {
+    layout.push_back({region.guest_base(), region.size_bytes()});
+  }
+  GuestMemory memory = VOLT_TRY(GuestMemory::anonymous(layout));
+  const formats::MemoryIndex& index = snapshot.index();
+  for (std::uint64_t i = 0; i < index.entry_count(); ++i) {
+    VOLT_TRY(vmm::check_stop());
+    const formats::IndexEntry entry = VOLT_TRY(index.at(i));
+    const auto unit = memory.at(entry.unit * index.unit_bytes(), index.unit_bytes());
+    if (!unit) {
+      return fail(Code::kCorrupt, "index: entry " + std::to_string(i) + ": unit: not in memory");
+    }
+    VOLT_TRY(snapshot.read_unit(entry, *unit));
+  }
+  return LoadedMemory{{}, std::move(memory)};
+}
+
+Result<LoadedMemory> load_uffd(std::shared_ptr<const OpenedSnapshot> snapshot) {
+  auto image =
+      VOLT_TRY(uffd::SharedImage::create(snapshot->memory_bytes(), snapshot->index().unit_bytes()));
+  std::shared_ptr<uffd::FaultServer> server =
+      VOLT_TRY(uffd::FaultServer::start(std::move(image), std::make_unique<RawSource>(snapshot)));
+  GuestMemory memory = VOLT_TRY(map_regions(*snapshot, server->image_fd(), "image"));
+  uffd::Userfaultfd uffd = VOLT_TRY(uffd::Userfaultfd::open());
+  std::vector<uffd::View> views;
+  const auto& regions = snapshot->manifest().memory().regions();
+  for (int i = 0; i < regions.size(); ++i) {
+    const GuestMemory::Region& region = memory.regions()[static_cast<std::size_t>(i)];
+    for (const GuestMemory::Range& part : region.backed) {
+      const std::span<std::byte> host = region.host.bytes().subspan(part.offset, part.bytes);
+      VOLT_TRY(uffd.register_missing(host));
+      views.push_back({host, regions[i].file_offset() + part.offset});
+    }
+  }
+  const std::uint64_t id = VOLT_TRY(server->attach(std::move(uffd), std::move(views)));
+  return LoadedMemory{PagedClone(std::move(server), id), std::move(memory)};
+}
+
+}  // namespace
+
+const char* loader_name(Loader loader) {
+  switch (loader) {
+    case Loader::kAuto:
+      return "auto";
+    case Loader::kMap:
+      return "map";
+    case Loader::kUffd:
+      return "uffd";
+    case Loader::kCopy:
+      return "copy";
+  }
+  return "?";
+}
+
+Result<Loader> parse_loader(std::string_view name) {
+  for (const Loader loader : {Loader::kAuto, Loader::kMap, Loader::kUffd, Loader::kCopy}) {
+    if (name == loader_name(loader)) return loader;
+  }
+  return fail(Code::kInvalid, "loader '" + std::string(name) + "': auto, map, uffd or copy");
+}
+
+ChosenLoader choose_loader(Loader asked) {
+  if (asked != Loader::kAuto) return {asked, "asked for"};
+  return {Loader::kMap, "the memory is a local raw file, which the kernel maps without a copy"};
+}
+
+Result<LoadedMemory> load_memory(Loader loader, std::shared_ptr<const OpenedSnapshot> snapshot) {
+  switch (loader) {
+    case Loader::kAuto:
+      return load_memory(choose_loader(loader).loader, std::move(snapshot));
+    case Loader::kMap:
+      return load_map(*snapshot);
+    case Loader::kUffd:
+      return load_uffd(std::move(snapshot));
+    case Loader::kCopy:
+      return load_copy(*snapshot);
+  }
+  return fail(Code::kInvalid, "no such loader");
+}
+
+}  // namespace volt::snapshot

@@ -1,0 +1,56 @@
+// The three ways a snapshot's memory reaches a guest. The guest sees the same bytes under each.
+//   map   the memory file, mapped privately: pages come from the page cache when touched, and are
+//         copied when written. Not verified, unless asked for before the restore.
+//   uffd  a shared image filled unit by unit when touched; each unit is verified as it comes.
+//   copy  everything is read and verified before the guest runs.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "snapshot/opened.h"
+#include "uffd/fault_server.h"
+#include "vmm/guest_memory.h"
+
+namespace volt::snapshot {
+
+enum class Loader { kAuto, kMap, kUffd, kCopy };
+
+const char* loader_name(Loader loader);
+Result<Loader> parse_loader(std::string_view name);
+
+struct ChosenLoader {
+  Loader loader;
+  std::string why;
+};
+// What `asked` comes down to for this snapshot; the choice is reported, never silent.
+ChosenLoader choose_loader(Loader asked);
+
+// Memory a pager serves, and the pager. The memory must be gone before the clone is detached.
+class PagedClone {
+ public:
+  PagedClone() = default;
+  PagedClone(std::shared_ptr<uffd::FaultServer> server, std::uint64_t id)
+      : server_(std::move(server)), id_(id) {}
+  PagedClone(PagedClone&&) noexcept = default;
+  PagedClone& operator=(PagedClone&&) = delete;
+  ~PagedClone() {
+    if (server_ != nullptr) server_->detach(id_);
+  }
+  // Null unless the loader is uffd.
+  const uffd::FaultServer* server() const { return server_.get(); }
+
+ private:
+  std::shared_ptr<uffd::FaultServer> server_;
+  std::uint64_t id_ = 0;
+};
+
+struct LoadedMemory {
+  PagedClone pager;
+  vmm::GuestMemory memory;
+};
+
+Result<LoadedMemory> load_memory(Loader loader, std::shared_ptr<const OpenedSnapshot> snapshot);
+
+}  // namespace volt::snapshot

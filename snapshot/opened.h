@@ -1,0 +1,55 @@
+// A snapshot's files, opened and checked: what a restore, a verification and an inspection start
+// from.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "formats/machine_state.h"
+#include "formats/manifest.h"
+#include "formats/memory_index.h"
+#include "snapshot/reference.h"
+#include "snapshot/store.h"
+#include "vmm/os/fd.h"
+
+namespace volt::snapshot {
+
+class OpenedSnapshot {
+ public:
+  // Checks the manifest, the state and the index's head, and that they belong together. The index's
+  // blocks are checked when they are used.
+  static Result<OpenedSnapshot> open(const Store& store, const Reference& reference);
+
+  const formats::Manifest& manifest() const { return manifest_; }
+  const formats::MachineState& state() const { return state_; }
+  const formats::MemoryIndex& index() const { return *index_; }
+  const Fd& memory() const { return memory_; }
+  const formats::Sha256& digest() const { return digest_; }
+  const Fd& directory() const { return dir_; }
+
+  // Size of the memory file: all regions, holes included.
+  std::uint64_t memory_bytes() const;
+  // The guest-physical address behind an offset of the memory file, which must be inside it.
+  std::uint64_t guest_address(std::uint64_t file_offset) const;
+
+  // Reads unit `entry` into `into` and checks its sum; kCorrupt names file, unit and place.
+  Result<> read_unit(const formats::IndexEntry& entry, std::span<std::byte> into) const;
+  // Every unit's sum.
+  Result<> check_memory() const;
+
+ private:
+  OpenedSnapshot() = default;
+  Result<> open_files(const Store& store, const Reference& reference);
+
+  Fd dir_;
+  Fd memory_;
+  formats::Sha256 digest_ = {};
+  formats::Manifest manifest_;
+  formats::MachineState state_;
+  std::vector<std::byte> index_bytes_;
+  std::unique_ptr<formats::MemoryIndex> index_;  // reads index_bytes_
+};
+
+}  // namespace volt::snapshot

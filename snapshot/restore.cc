@@ -1,0 +1,106 @@
+#include "snapshot/restore.h"
+
+#include "snapshot/compatibility.h"
+#include "snapshot/state_codec.h"
+#include "vmm/identity.h"
+#include "vmm/micro_cpu.h"
+
+namespace volt::snapshot {
+namespace {
+
+// Time since the last lap.
+class Laps {
+ public:
+  std::uint64_t lap() {
+    const std::uint64_t now = vmm::monotonic_clock_ns();
+    return now - std::exchange(since_, now);
+  }
+
+ private:
+  std::uint64_t since_ = vmm::monotonic_clock_ns();
+};
+
+// A guest with a resume entry begins there in a fresh CPU; any other goes on with its whole state.
+Result<> load_cpus(vmm::Machine& machine, const formats::MachineState& state) {
+  if (state.has_resume()) {
+    const auto& resume = state.resume();
+    const kvm_regs regs = vmm::micro_regs(resume.entry(), resume.stack_top(), resume.argument());
+    machine.start(regs, sregs_from(state.vcpus(0).special()));
+    return {};
+  }
+  std::vector<vmm::CpuState> cpus;
+  for (const auto& vcpu : state.vcpus()) cpus.push_back(from_message(vcpu));
+  return machine.load(cpus);
+}
+
+// Nothing of the guest's own runs before it has these; a guest that ignores them fails its first
+// call.
+Result<> give_identity(vmm::Machine& machine) {
+  const std::uint64_t tsc_khz = VOLT_TRY(machine.tsc_khz());
+  machine.exchange().set_identity(VOLT_TRY(vmm::fresh_identity(tsc_khz)));
+  return {};
+}
+
+Sandbox::Facts facts_of(const OpenedSnapshot& snapshot) {
+  const auto& digest = snapshot.digest();
+  return {.guest = snapshot.manifest().guest(),
+          .resume = snapshot.state().has_resume() ? std::optional(snapshot.state().resume())
+                                                  : std::nullopt,
+          .parent = {reinterpret_cast<const char*>(digest.data()), digest.size()},
+          .boot_us = snapshot.manifest().boot_us()};
+}
+
+}  // namespace
+
+// The whole of a restore; README tells it in the same order.
+Result<Restored> restore(const vmm::Kvm& kvm, const Store& store, const Reference& reference,
+                         const RestoreOptions& options) {
+  Laps laps;
+  Restored restored;
+  RestorePhases& phases = restored.phases;
+
+  // 1. Resolve: the reference names a directory; manifest, state and index are opened and checked.
+  const auto snapshot =
+      std::make_shared<const OpenedSnapshot>(VOLT_TRY(OpenedSnapshot::open(store, reference)));
+  // 2. Refuse a host that lacks what the guest needs.
+  VOLT_TRY(require_compatible(snapshot->manifest(), snapshot->state(), kvm));
+  if (options.verify == RestoreOptions::Verify::kEverythingFirst) {
+    VOLT_TRY(snapshot->check_memory());
+  }
+  phases.resolve_ns = laps.lap();
+
+  // 3. Build the VM: no guest in it yet.
+  const std::size_t cpus = static_cast<std::size_t>(snapshot->state().vcpus_size());
+  std::unique_ptr<vmm::Machine> machine = VOLT_TRY(vmm::Machine::build(kvm, cpus));
+  phases.vm_ns = laps.lap();
+
+  // 4. Memory: mapped, faulted in or copied, as the loader does.
+  restored.loader = choose_loader(options.loader);
+  LoadedMemory loaded = VOLT_TRY(load_memory(restored.loader.loader, snapshot));
+  phases.memory_ns = laps.lap();
+  VOLT_TRY(machine->attach_memory(std::move(loaded.memory)));
+  phases.slots_ns = laps.lap();
+
+  // 5. State: registers at the resume entry, or all that each CPU had.
+  VOLT_TRY(load_cpus(*machine, snapshot->state()));
+  phases.state_ns = laps.lap();
+
+  // 6. Identity: new generation, fresh entropy, the clocks of now. Or no restore.
+  VOLT_TRY(give_identity(*machine));
+  phases.identity_ns = laps.lap();
+
+  // 7. Hand over; the first call runs the guest and checks that it took its identity.
+  restored.sandbox =
+      std::make_unique<Sandbox>(std::move(loaded.pager), std::move(machine), facts_of(*snapshot));
+  return restored;
+}
+
+Result<vmm::Reply> first_call(Restored& restored, const vmm::Call& call, vmm::Deadline deadline,
+                              const vmm::HostServices& services) {
+  Laps laps;
+  vmm::Reply reply = VOLT_TRY(restored.sandbox->call(call, deadline, services));
+  restored.phases.first_exit_ns = laps.lap();
+  return reply;
+}
+
+}  // namespace volt::snapshot

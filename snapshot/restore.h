@@ -1,0 +1,49 @@
+// A new sandbox from a snapshot.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "snapshot/loader.h"
+#include "snapshot/sandbox.h"
+#include "snapshot/store.h"
+
+namespace volt::snapshot {
+
+// Nanoseconds that each step took.
+struct RestorePhases {
+  std::uint64_t resolve_ns = 0;     // reference -> files opened and checked, host compatible
+  std::uint64_t vm_ns = 0;          // VM, exchange window, vCPUs
+  std::uint64_t memory_ns = 0;      // the loader
+  std::uint64_t slots_ns = 0;       // KVM's memory slots
+  std::uint64_t state_ns = 0;       // CPUID, registers
+  std::uint64_t identity_ns = 0;    // generation, entropy, clocks
+  std::uint64_t first_exit_ns = 0;  // KVM_RUN to the guest's first answer, checked
+  std::uint64_t total_ns() const {
+    return resolve_ns + vm_ns + memory_ns + slots_ns + state_ns + identity_ns + first_exit_ns;
+  }
+};
+
+struct RestoreOptions {
+  Loader loader = Loader::kAuto;
+  // What the pages are checked against before the guest runs; what happens without it depends on
+  // the loader (see snapshot/README.md).
+  enum class Verify { kAsLoaderDoes, kEverythingFirst };
+  Verify verify = Verify::kAsLoaderDoes;
+};
+
+struct Restored {
+  std::unique_ptr<Sandbox> sandbox;  // has not run yet
+  RestorePhases phases;
+  ChosenLoader loader;
+};
+
+Result<Restored> restore(const vmm::Kvm& kvm, const Store& store, const Reference& reference,
+                         const RestoreOptions& options);
+
+// Makes the guest answer `call` as the first thing it does, and completes the phases.
+Result<vmm::Reply> first_call(Restored& restored, const vmm::Call& call, vmm::Deadline deadline,
+                              const vmm::HostServices& services);
+
+}  // namespace volt::snapshot

@@ -1,0 +1,91 @@
+#include "snapshot/sandbox.h"
+
+#include "formats/digest.h"
+
+namespace volt::snapshot {
+namespace {
+
+std::string as_string(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+Sandbox::Facts facts_of(const vmm::GuestImage& image, const vmm::BootConfig& config,
+                        const vmm::Booted& booted) {
+  Sandbox::Facts facts;
+  const guest_abi::Note& note = image.note();
+  formats::v1::Guest& guest = facts.guest;
+  guest.set_kind("micro");
+  guest.set_image_sha256(as_string(formats::sha256(image.file())));
+  guest.set_workload(workload_name(config.workload));
+  guest.set_seed(config.seed);
+  guest.set_working_set_base(booted.ready.working_set_base);
+  guest.set_working_set_bytes(booted.ready.working_set_bytes);
+  guest.set_mutable_base(note.mutable_base);
+  guest.set_mutable_bytes(note.mutable_bytes);
+  if (note.resume_entry != 0) {
+    facts.resume.emplace();
+    facts.resume->set_entry(note.resume_entry);
+    facts.resume->set_stack_top(note.stack_top);
+    facts.resume->set_argument(guest_abi::kWindowBase);
+  }
+  facts.boot_us = booted.phases.total_us();
+  return facts;
+}
+
+}  // namespace
+
+Result<vmm::Reply> Sandbox::call(const vmm::Call& call, vmm::Deadline deadline,
+                                 const vmm::HostServices& services) {
+  VOLT_TRY(vmm::begin_call(*machine_, call));
+  return finish_call(deadline, services);
+}
+
+Result<vmm::Reply> Sandbox::finish_call(vmm::Deadline deadline, const vmm::HostServices& services) {
+  Result<vmm::Reply> reply = vmm::finish_call(*machine_, deadline, services);
+  if (!reply) {
+    Error error = std::move(reply).error();
+    if (error.code == Code::kPageLost && pager_.server() != nullptr) {
+      if (const auto why = pager_.server()->failure()) error.context += ": " + why->context;
+    }
+    return std::unexpected(std::move(error));
+  }
+  if (!identity_checked_) {
+    if (!machine_->exchange().identity_adopted()) {
+      return fail(Code::kGuestCrashed,
+                  "the guest went on without taking over its new identity, so it may share secrets "
+                  "with its siblings");
+    }
+    identity_checked_ = true;
+  }
+  VOLT_TRY(vmm::check_status(*reply));
+  return reply;
+}
+
+Result<BootedSandbox> boot_sandbox(const vmm::Kvm& kvm, const BootRequest& request,
+                                   vmm::Deadline deadline) {
+  const vmm::GuestImage image = VOLT_TRY(vmm::GuestImage::parse(request.image));
+  vmm::Booted booted = VOLT_TRY(vmm::boot(kvm, image, request.config, deadline));
+  Sandbox::Facts facts = facts_of(image, request.config, booted);
+  return BootedSandbox{
+      std::make_unique<Sandbox>(PagedClone{}, std::move(booted.machine), std::move(facts)),
+      booted.phases};
+}
+
+const char* workload_name(guest_abi::Workload workload) {
+  switch (workload) {
+    case guest_abi::Workload::kEcho:
+      return "echo";
+    case guest_abi::Workload::kKv:
+      return "kv";
+  }
+  return "?";
+}
+
+Result<guest_abi::Workload> parse_workload(std::string_view name) {
+  for (const auto workload : {guest_abi::Workload::kEcho, guest_abi::Workload::kKv}) {
+    if (name == workload_name(workload)) return workload;
+  }
+  return fail(Code::kInvalid, "workload '" + std::string(name) + "': echo or kv");
+}
+
+}  // namespace volt::snapshot

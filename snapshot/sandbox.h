@@ -1,0 +1,67 @@
+// One running virtual machine: booted, or restored from a snapshot.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "formats/machine_state.h"
+#include "formats/manifest.h"
+#include "snapshot/loader.h"
+#include "vmm/boot.h"
+#include "vmm/call.h"
+
+namespace volt::snapshot {
+
+class Sandbox {
+ public:
+  // What there is to know about a guest besides its machine, as a manifest keeps it.
+  struct Facts {
+    formats::v1::Guest guest;
+    std::optional<formats::v1::Resume> resume;  // absent: it goes on exactly where it stopped
+    std::string parent;                         // digest of the snapshot it came from
+    std::uint64_t boot_us = 0;
+  };
+
+  Sandbox(PagedClone pager, std::unique_ptr<vmm::Machine> machine, Facts facts)
+      : pager_(std::move(pager)), machine_(std::move(machine)), facts_(std::move(facts)) {}
+
+  vmm::Machine& machine() { return *machine_; }
+  const vmm::Machine& machine() const { return *machine_; }
+  const Facts& facts() const { return facts_; }
+  Facts& facts() { return facts_; }
+  const PagedClone& pager() const { return pager_; }
+
+  // One call into the guest. The first one fails unless the guest has taken over the identity it
+  // was given. A page that cannot be had is reported with the pager's reason.
+  Result<vmm::Reply> call(const vmm::Call& call, vmm::Deadline deadline,
+                          const vmm::HostServices& services);
+  // The same for a call that was begun before.
+  Result<vmm::Reply> finish_call(vmm::Deadline deadline, const vmm::HostServices& services);
+
+ private:
+  // Destroyed last to first: the VM and its memory, then the memory's place at the pager.
+  PagedClone pager_;
+  std::unique_ptr<vmm::Machine> machine_;
+  Facts facts_;
+  bool identity_checked_ = false;
+};
+
+struct BootRequest {
+  std::span<const std::byte> image;
+  vmm::BootConfig config;
+};
+
+struct BootedSandbox {
+  std::unique_ptr<Sandbox> sandbox;
+  vmm::BootPhases phases;
+};
+
+// Boots a micro guest to its ready point.
+Result<BootedSandbox> boot_sandbox(const vmm::Kvm& kvm, const BootRequest& request,
+                                   vmm::Deadline deadline);
+
+const char* workload_name(guest_abi::Workload workload);
+Result<guest_abi::Workload> parse_workload(std::string_view name);
+
+}  // namespace volt::snapshot

@@ -1,0 +1,215 @@
+#include "snapshot/store.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <memory>
+
+#include "vmm/os/file.h"
+
+namespace volt::snapshot {
+namespace {
+
+constexpr char kDraftPrefix[] = ".draft-";
+
+Result<std::vector<std::string>> entries_of(const std::string& path) {
+  const std::unique_ptr<DIR, int (*)(DIR*)> dir(::opendir(path.c_str()), ::closedir);
+  if (dir == nullptr) {
+    if (errno == ENOENT) return std::vector<std::string>{};
+    return sys_error("opendir", path);
+  }
+  std::vector<std::string> entries;
+  while (const dirent* entry = ::readdir(dir.get())) {
+    const std::string name = entry->d_name;
+    if (name != "." && name != "..") entries.push_back(name);
+  }
+  std::sort(entries.begin(), entries.end());
+  return entries;
+}
+
+// A snapshot's directory holds files only. The manifest goes first: without it there is no
+// snapshot.
+Result<> remove_tree(const std::string& path) {
+  const Result<Fd> dir = open_at(AT_FDCWD, path.c_str(), O_RDONLY | O_DIRECTORY);
+  if (!dir) return dir.error().code == Code::kNotFound ? Result<>{} : std::unexpected(dir.error());
+  ::unlinkat(dir->get(), kManifestFile, 0);
+  for (const std::string& entry : VOLT_TRY(entries_of(path))) {
+    if (::unlinkat(dir->get(), entry.c_str(), 0) != 0 && errno != ENOENT) {
+      return sys_error("unlink", path + "/" + entry);
+    }
+  }
+  if (::rmdir(path.c_str()) != 0 && errno != ENOENT) return sys_error("rmdir", path);
+  return {};
+}
+
+Result<> sync_directory(const std::string& path) {
+  const Fd dir = VOLT_TRY(open_at(AT_FDCWD, path.c_str(), O_RDONLY | O_DIRECTORY));
+  return sync(dir, path);
+}
+
+// The digest a name points at, empty if the name is not there (any more).
+std::string target_digest(const std::string& link) {
+  char target[256];
+  const ssize_t length = ::readlink(link.c_str(), target, sizeof target);
+  if (length <= 0) return {};
+  const std::string text(target, static_cast<std::size_t>(length));
+  return text.substr(text.find_last_of('/') + 1);
+}
+
+std::string random_suffix() {
+  std::array<std::byte, 8> random = {};
+  [[maybe_unused]] const ssize_t got = ::getrandom(random.data(), random.size(), 0);
+  return std::to_string(::getpid()) + "-" + formats::to_hex(random);
+}
+
+std::unexpected<Error> not_found(const Store& store, const Reference& reference) {
+  std::string have;
+  if (const auto list = store.list()) {
+    for (const ListedSnapshot& each : *list) {
+      if (have.size() < 200) have += (have.empty() ? " (there is: " : ", ") + each.reference.text();
+    }
+  }
+  if (!have.empty()) have += ")";
+  return fail(Code::kNotFound, "no snapshot '" + reference.text() + "'" + have);
+}
+
+}  // namespace
+
+Draft::~Draft() {
+  // Best effort: what cannot be removed now is swept later, by its missing lock.
+  if (dir_.valid() && !path_.empty()) [[maybe_unused]]
+    const auto removed = remove_tree(path_);
+}
+
+Result<Fd> Draft::create_file(const char* name) const {
+  return open_at(dir_.get(), name, O_RDWR | O_CREAT | O_EXCL, 0444);
+}
+
+std::string Store::name_path(const Reference& reference) const {
+  return names() + "/" + reference.name + ":" + reference.tag;
+}
+
+bool Store::exists(const Reference& reference) const {
+  struct stat info;
+  return ::lstat(name_path(reference).c_str(), &info) == 0;
+}
+
+Result<Fd> Store::find(const Reference& reference) const {
+  const std::string path = reference.name.empty()
+                               ? snapshots() + "/" + formats::to_hex(*reference.digest)
+                               : name_path(reference);
+  Result<Fd> dir = open_at(AT_FDCWD, path.c_str(), O_PATH | O_DIRECTORY);
+  if (!dir && dir.error().code == Code::kNotFound) return not_found(*this, reference);
+  return dir;
+}
+
+Result<std::vector<ListedSnapshot>> Store::list() const {
+  std::vector<ListedSnapshot> listed;
+  for (const std::string& entry : VOLT_TRY(entries_of(names()))) {
+    Result<Reference> reference = Reference::parse(entry);
+    if (!reference) continue;  // a name being replaced, or not ours; verify reports it
+    const std::string digest = target_digest(names() + "/" + entry);
+    if (!digest.empty()) listed.push_back({*std::move(reference), digest});
+  }
+  return listed;
+}
+
+Result<std::vector<std::string>> Store::digests() const {
+  std::vector<std::string> all = VOLT_TRY(entries_of(snapshots()));
+  std::erase_if(all, [](const std::string& entry) { return entry.starts_with(kDraftPrefix); });
+  return all;
+}
+
+// A sweeper may take a directory for garbage between its making and its locking; then another is
+// made.
+Result<Draft> Store::begin() const {
+  VOLT_TRY(make_directories(snapshots()));
+  VOLT_TRY(make_directories(names()));
+  VOLT_TRY(sweep());
+  for (;;) {
+    std::string path = snapshots() + "/" + kDraftPrefix + random_suffix();
+    if (::mkdir(path.c_str(), 0755) != 0) return sys_error("mkdir", path);
+    Result<Fd> dir = open_at(AT_FDCWD, path.c_str(), O_RDONLY | O_DIRECTORY);
+    if (!dir || ::flock(dir->get(), LOCK_EX | LOCK_NB) != 0) continue;
+    struct stat info;
+    if (::fstat(dir->get(), &info) == 0 && info.st_nlink > 0) {
+      return Draft(std::move(path), *std::move(dir));
+    }
+  }
+}
+
+Result<> Store::publish(Draft draft, const formats::Sha256& digest, const Reference& reference,
+                        IfTaken if_taken) const {
+  VOLT_TRY(sync(draft.dir(), draft.path_));
+  const std::string hex = formats::to_hex(digest);
+  const std::string final_path = snapshots() + "/" + hex;
+  if (::rename(draft.path_.c_str(), final_path.c_str()) != 0) {
+    return sys_error("rename", final_path);
+  }
+  // From here the draft's guard removes the snapshot, until a name holds it.
+  draft.path_ = final_path;
+  VOLT_TRY(sync_directory(snapshots()));
+
+  const std::string link = name_path(reference);
+  const std::string old_digest = target_digest(link);
+  const std::string target = "../snapshots/" + hex;
+  if (if_taken == IfTaken::kRefuse) {
+    if (::symlink(target.c_str(), link.c_str()) != 0) {
+      if (errno != EEXIST) return sys_error("symlink", link);
+      return fail(Code::kConflict, "a snapshot '" + reference.text() + "' exists already");
+    }
+  } else {
+    const std::string temporary = names() + "/" + kDraftPrefix + random_suffix();
+    if (::symlink(target.c_str(), temporary.c_str()) != 0) return sys_error("symlink", temporary);
+    if (::rename(temporary.c_str(), link.c_str()) != 0) return sys_error("rename", link);
+  }
+  draft.path_.clear();
+  VOLT_TRY(sync_directory(names()));
+  if (!old_digest.empty() && old_digest != hex) return sweep();
+  return {};
+}
+
+Result<> Store::remove(const Reference& reference) const {
+  if (reference.name.empty()) {
+    return fail(Code::kInvalid, "a snapshot is removed by its name, not by its digest");
+  }
+  const std::string link = name_path(reference);
+  if (::unlink(link.c_str()) != 0) {
+    if (errno == ENOENT) return not_found(*this, reference);
+    return sys_error("unlink", link);
+  }
+  VOLT_TRY(sync_directory(names()));
+  return sweep();
+}
+
+// A directory under snapshots/ is garbage when no name points at it and no writer holds its lock.
+// The lock is looked at first: a writer names its snapshot before it lets go.
+Result<> Store::sweep() const {
+  for (const std::string& entry : VOLT_TRY(entries_of(snapshots()))) {
+    const std::string path = snapshots() + "/" + entry;
+    const Result<Fd> dir = open_at(AT_FDCWD, path.c_str(), O_RDONLY | O_DIRECTORY);
+    if (!dir || ::flock(dir->get(), LOCK_EX | LOCK_NB) != 0) continue;
+    const std::vector<ListedSnapshot> named = VOLT_TRY(list());
+    const bool wanted = std::any_of(named.begin(), named.end(), [&](const ListedSnapshot& each) {
+      return each.digest_hex == entry;
+    });
+    if (!wanted) VOLT_TRY(remove_tree(path));
+  }
+  for (const std::string& entry : VOLT_TRY(entries_of(names()))) {
+    if (!entry.starts_with(kDraftPrefix)) continue;
+    // A link being put in place belongs to a live process, or to one that was killed meanwhile.
+    const std::string owner = entry.substr(sizeof kDraftPrefix - 1);
+    const std::string process = "/proc/" + owner.substr(0, owner.find('-'));
+    if (::access(process.c_str(), F_OK) != 0) ::unlink((names() + "/" + entry).c_str());
+  }
+  return {};
+}
+
+}  // namespace volt::snapshot

@@ -1,0 +1,60 @@
+#include "uffd/shared_image.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <string>
+
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
+
+namespace volt::uffd {
+
+SharedImage::SharedImage(Fd memfd, Mapping map, Userfaultfd uffd, std::uint64_t unit_bytes)
+    : memfd_(std::move(memfd)),
+      uffd_(std::move(uffd)),
+      map_(std::move(map)),
+      unit_bytes_(unit_bytes),
+      states_(std::make_unique<std::atomic<UnitState>[]>(map_.size() / unit_bytes)) {}
+
+Result<SharedImage> SharedImage::create(std::uint64_t bytes, std::uint64_t unit_bytes) {
+  Fd memfd{::memfd_create("volt-image", MFD_CLOEXEC | MFD_ALLOW_SEALING)};
+  if (!memfd.valid()) return sys_error("memfd_create");
+  if (::ftruncate(memfd.get(), static_cast<off_t>(bytes)) != 0) return sys_error("ftruncate image");
+  Mapping map =
+      VOLT_TRY(Mapping::create(bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memfd.get(), 0, "image"));
+  if (::madvise(map.data(), bytes, MADV_DONTFORK) != 0) return sys_error("madvise image");
+  constexpr int kSeals = F_SEAL_FUTURE_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL;
+  if (::fcntl(memfd.get(), F_ADD_SEALS, kSeals) != 0) return sys_error("seal image");
+  Userfaultfd uffd = VOLT_TRY(Userfaultfd::open());
+  VOLT_TRY(uffd.register_missing(map.bytes()));
+  return SharedImage(std::move(memfd), std::move(map), std::move(uffd), unit_bytes);
+}
+
+Result<> SharedImage::fill(std::uint64_t unit, std::span<const std::byte> bytes) {
+  std::byte* const base = map_.data() + unit * unit_bytes_;
+  std::size_t done = 0;
+  while (done < bytes.size()) {
+    const auto outcome =
+        VOLT_TRY(uffd_.copy(base + done, bytes.subspan(done), /*wake_after=*/false));
+    done += outcome.bytes;
+    switch (outcome.what) {
+      case Userfaultfd::Copied::kAll:
+      case Userfaultfd::Copied::kSome:
+      case Userfaultfd::Copied::kBusy:  // our mapping raises no events: the mm is changing, ask
+                                        // again
+        break;
+      case Userfaultfd::Copied::kAlreadyThere:
+        return fail(Code::kCorrupt, "image unit " + std::to_string(unit) +
+                                        ": a page was there before the pager put it there");
+      case Userfaultfd::Copied::kProcessGone:
+        return fail(Code::kSystem, "UFFDIO_COPY: the process is going away");
+    }
+  }
+  set_state(unit, UnitState::kPresent);
+  return {};
+}
+
+}  // namespace volt::uffd

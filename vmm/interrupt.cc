@@ -1,0 +1,128 @@
+#include "vmm/interrupt.h"
+
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <csignal>
+#include <utility>
+
+namespace volt::vmm {
+namespace {
+
+constexpr std::uint64_t kNsPerSecond = 1'000'000'000;
+
+// Read by signal handlers: which kvm_run page this thread runs, if any.
+thread_local kvm_run* volatile t_running = nullptr;
+std::atomic<bool> g_stop = false;
+static_assert(std::atomic<bool>::is_always_lock_free);
+
+int deadline_signal() {
+  return SIGRTMIN;
+}
+
+std::uint64_t now_ns() {
+  timespec now;
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * kNsPerSecond +
+         static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+void on_deadline(int) {
+  if (kvm_run* const page = t_running) page->immediate_exit = 1;
+}
+
+void on_stop(int signal) {
+  if (g_stop.exchange(true)) {
+    ::signal(signal, SIG_DFL);
+    ::raise(signal);
+  }
+  on_deadline(signal);
+}
+
+bool handle(int signal, void (*handler)(int)) {
+  struct sigaction action = {};
+  action.sa_handler = handler;
+  return ::sigaction(signal, &action, nullptr) == 0;
+}
+
+// One timer for each thread that ever runs a vCPU with a deadline; it signals that very thread.
+class ThreadTimer {
+ public:
+  ~ThreadTimer() {
+    if (made_) ::timer_delete(timer_);
+  }
+
+  Result<> set(std::uint64_t at_ns) {
+    if (!made_) VOLT_TRY(make());
+    const itimerspec when = {.it_interval = {},
+                             .it_value = {.tv_sec = static_cast<time_t>(at_ns / kNsPerSecond),
+                                          .tv_nsec = static_cast<long>(at_ns % kNsPerSecond)}};
+    if (::timer_settime(timer_, TIMER_ABSTIME, &when, nullptr) != 0) {
+      return sys_error("timer_settime");
+    }
+    return {};
+  }
+
+ private:
+  Result<> make() {
+    static const bool handled = handle(deadline_signal(), on_deadline);
+    if (!handled) return fail(Code::kSystem, "sigaction SIGRTMIN failed");
+    sigevent event = {};
+    event.sigev_notify = SIGEV_THREAD_ID;
+    event.sigev_signo = deadline_signal();
+    event._sigev_un._tid = static_cast<pid_t>(::syscall(SYS_gettid));
+    if (::timer_create(CLOCK_MONOTONIC, &event, &timer_) != 0) return sys_error("timer_create");
+    made_ = true;
+    return {};
+  }
+
+  bool made_ = false;
+  timer_t timer_ = {};
+};
+
+thread_local ThreadTimer t_timer;
+
+}  // namespace
+
+Deadline Deadline::in_ms(std::uint64_t ms) {
+  return {now_ns() + ms * 1'000'000};
+}
+
+bool Deadline::passed() const {
+  return at_ns != kNever && now_ns() >= at_ns;
+}
+
+void stop_on_signals() {
+  handle(SIGINT, on_stop);
+  handle(SIGTERM, on_stop);
+}
+
+bool stop_requested() {
+  return g_stop.load(std::memory_order_relaxed);
+}
+
+Result<> check_stop() {
+  if (stop_requested()) return fail(Code::kInterrupted, "stopped by a signal");
+  return {};
+}
+
+Result<Interruptible> Interruptible::arm(kvm_run& page, Deadline deadline) {
+  t_running = &page;
+  Interruptible armed(page);
+  // The timer is left to fire: with nothing running its handler does nothing.
+  if (deadline.at_ns != Deadline::kNever) VOLT_TRY(t_timer.set(deadline.at_ns));
+  return armed;
+}
+
+Interruptible::Interruptible(Interruptible&& other) noexcept
+    : page_(std::exchange(other.page_, nullptr)) {}
+
+Interruptible::~Interruptible() {
+  if (page_ == nullptr) return;
+  t_running = nullptr;
+  page_->immediate_exit = 0;
+}
+
+}  // namespace volt::vmm

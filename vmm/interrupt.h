@@ -1,0 +1,42 @@
+// Stops a running vCPU from outside: at its deadline, or when the user asks the whole program to
+// stop. A signal makes KVM_RUN return; one that lands just before KVM_RUN would be lost, so the
+// handler also sets immediate_exit in the kvm_run page that its thread is bound to.
+#pragma once
+
+#include <cstdint>
+
+#include "vmm/kvm_abi.h"
+#include "vmm/os/error.h"
+
+namespace volt::vmm {
+
+// Nanoseconds of CLOCK_MONOTONIC; kNever for none.
+struct Deadline {
+  static constexpr std::uint64_t kNever = UINT64_MAX;
+  std::uint64_t at_ns = kNever;
+
+  static Deadline in_ms(std::uint64_t ms);
+  bool passed() const;
+};
+
+// From here on SIGINT and SIGTERM only set a flag (and end KVM_RUN); a second one kills. For
+// main().
+void stop_on_signals();
+bool stop_requested();
+// kInterrupted once the user asked to stop: for loops that take long.
+Result<> check_stop();
+
+// While it lives, this thread's deadline and stop signals end KVM_RUN on `page`'s vCPU.
+class Interruptible {
+ public:
+  static Result<Interruptible> arm(kvm_run& page, Deadline deadline);
+  Interruptible(Interruptible&& other) noexcept;
+  Interruptible& operator=(Interruptible&&) = delete;
+  ~Interruptible();
+
+ private:
+  explicit Interruptible(kvm_run& page) : page_(&page) {}
+  kvm_run* page_;
+};
+
+}  // namespace volt::vmm
