@@ -1,6 +1,5 @@
 #include "snapshot/store.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/random.h>
@@ -10,7 +9,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <memory>
 
 #include "vmm/os/file.h"
 
@@ -19,28 +17,13 @@ namespace {
 
 constexpr char kDraftPrefix[] = ".draft-";
 
-Result<std::vector<std::string>> entries_of(const std::string& path) {
-  const std::unique_ptr<DIR, int (*)(DIR*)> dir(::opendir(path.c_str()), ::closedir);
-  if (dir == nullptr) {
-    if (errno == ENOENT) return std::vector<std::string>{};
-    return sys_error("opendir", path);
-  }
-  std::vector<std::string> entries;
-  while (const dirent* entry = ::readdir(dir.get())) {
-    const std::string name = entry->d_name;
-    if (name != "." && name != "..") entries.push_back(name);
-  }
-  std::sort(entries.begin(), entries.end());
-  return entries;
-}
-
 // A snapshot's directory holds files only. The manifest goes first: without it there is no
 // snapshot.
 Result<> remove_tree(const std::string& path) {
   const Result<Fd> dir = open_at(AT_FDCWD, path.c_str(), O_RDONLY | O_DIRECTORY);
   if (!dir) return dir.error().code == Code::kNotFound ? Result<>{} : std::unexpected(dir.error());
   ::unlinkat(dir->get(), kManifestFile, 0);
-  for (const std::string& entry : VOLT_TRY(entries_of(path))) {
+  for (const std::string& entry : VOLT_TRY(directory_entries(path))) {
     if (::unlinkat(dir->get(), entry.c_str(), 0) != 0 && errno != ENOENT) {
       return sys_error("unlink", path + "/" + entry);
     }
@@ -54,7 +37,7 @@ Result<> sync_directory(const std::string& path) {
   return sync(dir, path);
 }
 
-// The digest a name points at, empty if the name is not there (any more).
+// The digest a name's link points at, empty if the name is not there (any more).
 std::string target_digest(const std::string& link) {
   char target[256];
   const ssize_t length = ::readlink(link.c_str(), target, sizeof target);
@@ -101,6 +84,13 @@ bool Store::exists(const Reference& reference) const {
   return ::lstat(name_path(reference).c_str(), &info) == 0;
 }
 
+Result<std::string> Store::digest_of(const Reference& reference) const {
+  if (reference.name.empty()) return formats::to_hex(*reference.digest);
+  std::string digest = target_digest(name_path(reference));
+  if (digest.empty()) return not_found(*this, reference);
+  return digest;
+}
+
 Result<Fd> Store::find(const Reference& reference) const {
   const std::string path = reference.name.empty()
                                ? snapshots() + "/" + formats::to_hex(*reference.digest)
@@ -112,19 +102,13 @@ Result<Fd> Store::find(const Reference& reference) const {
 
 Result<std::vector<ListedSnapshot>> Store::list() const {
   std::vector<ListedSnapshot> listed;
-  for (const std::string& entry : VOLT_TRY(entries_of(names()))) {
+  for (const std::string& entry : VOLT_TRY(directory_entries(names()))) {
     Result<Reference> reference = Reference::parse(entry);
     if (!reference) continue;  // a name being replaced, or not ours; verify reports it
     const std::string digest = target_digest(names() + "/" + entry);
     if (!digest.empty()) listed.push_back({*std::move(reference), digest});
   }
   return listed;
-}
-
-Result<std::vector<std::string>> Store::digests() const {
-  std::vector<std::string> all = VOLT_TRY(entries_of(snapshots()));
-  std::erase_if(all, [](const std::string& entry) { return entry.starts_with(kDraftPrefix); });
-  return all;
 }
 
 // A sweeper may take a directory for garbage between its making and its locking; then another is
@@ -192,7 +176,7 @@ Result<> Store::remove(const Reference& reference) const {
 // A directory under snapshots/ is garbage when no name points at it and no writer holds its lock.
 // The lock is looked at first: a writer names its snapshot before it lets go.
 Result<> Store::sweep() const {
-  for (const std::string& entry : VOLT_TRY(entries_of(snapshots()))) {
+  for (const std::string& entry : VOLT_TRY(directory_entries(snapshots()))) {
     const std::string path = snapshots() + "/" + entry;
     const Result<Fd> dir = open_at(AT_FDCWD, path.c_str(), O_RDONLY | O_DIRECTORY);
     if (!dir || ::flock(dir->get(), LOCK_EX | LOCK_NB) != 0) continue;
@@ -202,7 +186,7 @@ Result<> Store::sweep() const {
     });
     if (!wanted) VOLT_TRY(remove_tree(path));
   }
-  for (const std::string& entry : VOLT_TRY(entries_of(names()))) {
+  for (const std::string& entry : VOLT_TRY(directory_entries(names()))) {
     if (!entry.starts_with(kDraftPrefix)) continue;
     // A link being put in place belongs to a live process, or to one that was killed meanwhile.
     const std::string owner = entry.substr(sizeof kDraftPrefix - 1);

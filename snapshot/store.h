@@ -57,9 +57,9 @@ class Store {
 
   // The snapshot's directory. kNotFound says what there is instead.
   Result<Fd> find(const Reference& reference) const;
+  // What its name points at, in hex.
+  Result<std::string> digest_of(const Reference& reference) const;
   Result<std::vector<ListedSnapshot>> list() const;
-  // Digests under snapshots/, named or not.
-  Result<std::vector<std::string>> digests() const;
   bool exists(const Reference& reference) const;
 
   Result<Draft> begin() const;

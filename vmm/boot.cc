@@ -66,7 +66,8 @@ Result<Booted> boot(const Kvm& kvm, const GuestImage& image, const BootConfig& c
                                .ram_bytes = config.ram_bytes,
                                .working_set_bytes = config.working_set_bytes,
                                .seed = config.seed});
-  machine.exchange().set_identity(VOLT_TRY(fresh_identity(config.tsc_khz)));
+  const std::uint64_t tsc_khz = VOLT_TRY(machine.tsc_khz());
+  machine.exchange().set_identity(VOLT_TRY(fresh_identity(tsc_khz)));
   booted.phases.state_us = lap_us(clock);
 
   const Doorbell doorbell = VOLT_TRY_IN("boot", machine.run(deadline));

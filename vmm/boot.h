@@ -14,7 +14,6 @@ struct BootConfig {
   std::uint64_t ram_bytes = 0;
   std::uint64_t working_set_bytes = 0;
   std::uint64_t seed = 0;
-  std::uint64_t tsc_khz = 0;
 };
 
 // Microseconds each part of a boot took.

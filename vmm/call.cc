@@ -32,7 +32,7 @@ Result<> serve_host_call(Machine& machine, const HostServices& services) {
 }
 
 Result<> begin_call(Machine& machine, const Call& call) {
-  return machine.exchange().send(call.function, call.arguments, /*want_kick=*/false);
+  return machine.exchange().send(call.function, call.arguments, {});
 }
 
 Result<Reply> finish_call(Machine& machine, Deadline deadline, const HostServices& services) {

@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 
@@ -49,7 +50,7 @@ bool Exchange::identity_adopted() const {
 }
 
 Result<> Exchange::send(guest_abi::Function function, std::span<const std::byte> arguments,
-                        bool want_kick) {
+                        const Answering& how) {
   using namespace guest_abi;
   if (arguments.size() > kRequestAreaBytes) {
     return fail(Code::kInvalid, "arguments of " + std::to_string(arguments.size()) +
@@ -65,15 +66,15 @@ Result<> Exchange::send(guest_abi::Function function, std::span<const std::byte>
   request.function = function;
   request.offset = offset;
   request.bytes = static_cast<std::uint32_t>(arguments.size());
-  request.spin_tsc = 0;
-  request.want_kick = want_kick ? 1 : 0;
+  request.spin_tsc = how.spin_tsc;
+  request.want_kick = how.want_kick ? 1 : 0;
   if (++seq_ == 0) ++seq_;  // 0 means none
   __atomic_store_n(&request.seq, seq_, __ATOMIC_RELEASE);
   return {};
 }
 
 bool Exchange::answered() const {
-  return load_acquire(page().response.seq) == seq_;
+  return seq_ != 0 && load_acquire(page().response.seq) == seq_;
 }
 
 Result<std::vector<std::byte>> Exchange::copy_out(std::uint32_t offset, std::uint32_t bytes,
@@ -125,7 +126,7 @@ Result<GuestCall> Exchange::host_call() const {
 void Exchange::reply_to_host_call(std::span<const std::byte> data) {
   guest_abi::HostReply reply = {};
   reply.bytes = static_cast<std::uint32_t>(std::min(data.size(), sizeof reply.data));
-  std::memcpy(reply.data, data.data(), reply.bytes);
+  std::copy_n(data.begin(), reply.bytes, reinterpret_cast<std::byte*>(reply.data));
   page().reply = reply;
 }
 

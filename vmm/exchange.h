@@ -28,6 +28,12 @@ struct GuestCall {
   std::vector<std::byte> data;
 };
 
+// How the guest shall answer a request, and how long it then spins for the next one before PARK.
+struct Answering {
+  bool want_kick = false;
+  std::uint32_t spin_tsc = 0;
+};
+
 class Exchange {
  public:
   static Result<Exchange> create();
@@ -41,7 +47,8 @@ class Exchange {
   bool identity_adopted() const;
 
   // Writes a request; the guest sees it when it runs. kInvalid if the arguments do not fit.
-  Result<> send(guest_abi::Function function, std::span<const std::byte> arguments, bool want_kick);
+  Result<> send(guest_abi::Function function, std::span<const std::byte> arguments,
+                const Answering& how);
   // Whether the response to the last request is there.
   bool answered() const;
   // That response. kGuestCrashed with the reason if it makes no sense.

@@ -1,9 +1,12 @@
 #include "vmm/os/file.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <memory>
 
 namespace volt {
 
@@ -65,6 +68,21 @@ Result<> write_all(const Fd& fd, std::span<const std::byte> bytes, std::uint64_t
 Result<> sync(const Fd& fd, std::string_view name) {
   if (::fsync(fd.get()) != 0) return sys_error("fsync", name);
   return {};
+}
+
+Result<std::vector<std::string>> directory_entries(const std::string& path) {
+  const std::unique_ptr<DIR, int (*)(DIR*)> dir(::opendir(path.c_str()), ::closedir);
+  if (dir == nullptr) {
+    if (errno == ENOENT) return std::vector<std::string>{};
+    return sys_error("opendir", path);
+  }
+  std::vector<std::string> entries;
+  while (const dirent* entry = ::readdir(dir.get())) {
+    const std::string name = entry->d_name;
+    if (name != "." && name != "..") entries.push_back(name);
+  }
+  std::sort(entries.begin(), entries.end());
+  return entries;
 }
 
 Result<> make_directories(const std::string& path) {

@@ -32,6 +32,9 @@ Result<> write_all(const Fd& fd, std::span<const std::byte> bytes, std::uint64_t
 // fsync(2) of a file or a directory.
 Result<> sync(const Fd& fd, std::string_view name);
 
+// Names in a directory, sorted, without `.` and `..`; none if there is no such directory.
+Result<std::vector<std::string>> directory_entries(const std::string& path);
+
 // mkdir -p.
 Result<> make_directories(const std::string& path);
 

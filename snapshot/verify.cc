@@ -1,0 +1,150 @@
+#include "snapshot/verify.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "vmm/interrupt.h"
+#include "vmm/os/file.h"
+
+namespace volt::snapshot {
+namespace {
+
+constexpr std::array kFiles = {kManifestFile, kStateFile, kIndexFile, kMemoryFile};
+
+// Entries, extents and stored bytes say the same thing three times; they must agree.
+Result<> check_agreement(const OpenedSnapshot& snapshot) {
+  const formats::MemoryIndex& index = snapshot.index();
+  const formats::v1::Memory& memory = snapshot.manifest().memory();
+  if (index.entry_count() * index.unit_bytes() != memory.stored_bytes()) {
+    return fail(Code::kCorrupt, "manifest: memory.stored_bytes: the index holds " +
+                                    std::to_string(index.entry_count()) + " units");
+  }
+  for (std::uint64_t i = 0; i < index.entry_count(); ++i) {
+    const formats::IndexEntry entry = VOLT_TRY(index.at(i));
+    const std::string where = "index: entry " + std::to_string(i) + ": ";
+    if (entry.place > snapshot.memory_bytes() - index.unit_bytes() ||
+        entry.place % index.unit_bytes() != 0 ||
+        snapshot.guest_address(entry.place) != entry.unit * index.unit_bytes()) {
+      return fail(Code::kCorrupt, where + "place: not where that unit belongs");
+    }
+    const bool in_extent = std::any_of(memory.data().begin(), memory.data().end(), [&](auto& data) {
+      return entry.place - data.file_offset() < data.size_bytes();
+    });
+    if (!in_extent) return fail(Code::kCorrupt, where + "place: in no extent of the manifest");
+  }
+  return {};
+}
+
+// [from, to) of the memory file holds nothing but zeros. Holes are skipped, not read.
+Result<std::uint64_t> check_zero(const Fd& memory, std::uint64_t from, std::uint64_t to,
+                                 std::span<std::byte> buffer) {
+  std::uint64_t read = 0;
+  while (from < to) {
+    const off_t data = ::lseek(memory.get(), static_cast<off_t>(from), SEEK_DATA);
+    if (data < 0 && errno == ENXIO) break;
+    if (data < 0) return sys_error("lseek", kMemoryFile);
+    from = static_cast<std::uint64_t>(data);
+    if (from >= to) break;
+    const auto part = buffer.first(std::min<std::uint64_t>(buffer.size(), to - from));
+    VOLT_TRY(read_exact(memory, part, from, kMemoryFile));
+    const auto other =
+        std::find_if(part.begin(), part.end(), [](std::byte b) { return b != std::byte{0}; });
+    if (other != part.end()) {
+      return fail(Code::kCorrupt,
+                  "memory: byte " +
+                      std::to_string(from + static_cast<std::uint64_t>(other - part.begin())) +
+                      ": not zero, though the index has no unit there");
+    }
+    from += part.size();
+    read += part.size();
+  }
+  return read;
+}
+
+Result<Verified> check_units(const OpenedSnapshot& snapshot) {
+  const formats::MemoryIndex& index = snapshot.index();
+  std::vector<std::byte> buffer(index.unit_bytes());
+  Verified verified;
+  std::uint64_t end = 0;  // of what has been looked at
+  for (std::uint64_t i = 0; i < index.entry_count(); ++i) {
+    VOLT_TRY(vmm::check_stop());
+    const formats::IndexEntry entry = VOLT_TRY(index.at(i));
+    verified.bytes_read += VOLT_TRY(check_zero(snapshot.memory(), end, entry.place, buffer));
+    VOLT_TRY(snapshot.read_unit(entry, buffer));
+    end = entry.place + buffer.size();
+    ++verified.units;
+  }
+  verified.bytes_read += verified.units * index.unit_bytes();
+  verified.bytes_read +=
+      VOLT_TRY(check_zero(snapshot.memory(), end, snapshot.memory_bytes(), buffer));
+  return verified;
+}
+
+Result<> check_index_file(const OpenedSnapshot& snapshot) {
+  const Fd file = VOLT_TRY(open_at(snapshot.directory().get(), kIndexFile, O_RDONLY));
+  const std::vector<std::byte> bytes =
+      VOLT_TRY(read_whole(file, snapshot.manifest().index().size_bytes(), kIndexFile));
+  const formats::Sha256 digest = formats::sha256(bytes);
+  if (std::memcmp(digest.data(), snapshot.manifest().index().sha256().data(), digest.size()) != 0) {
+    return fail(Code::kCorrupt, "index: it is not the one the manifest names");
+  }
+  return {};
+}
+
+Result<Verified> verify_opened(const OpenedSnapshot& snapshot, Depth depth) {
+  VOLT_TRY(check_index_file(snapshot));
+  VOLT_TRY(snapshot.index().check_all());
+  VOLT_TRY(check_agreement(snapshot));
+  if (depth == Depth::kHeads) return Verified{};
+  return check_units(snapshot);
+}
+
+}  // namespace
+
+Result<Verified> verify(const Store& store, const Reference& reference, Depth depth) {
+  const OpenedSnapshot snapshot = VOLT_TRY(OpenedSnapshot::open(store, reference));
+  const std::string name = "snapshot " + reference.text();
+  const std::string hex = formats::to_hex(snapshot.digest());
+  const Result<std::string> stored_as = store.digest_of(reference);
+  if (stored_as && *stored_as != hex) {
+    return fail(Code::kCorrupt,
+                name + ": manifest: its digest is " + hex + ", but it is stored as " + *stored_as);
+  }
+  return VOLT_TRY_IN(name, verify_opened(snapshot, depth));
+}
+
+Result<std::vector<std::string>> find_strays(const Store& store) {
+  std::vector<std::string> strays;
+  std::vector<std::string> named;
+  for (const std::string& entry : VOLT_TRY(directory_entries(store.path()))) {
+    if (entry != "snapshots" && entry != "names") strays.push_back(entry + ": not ours");
+  }
+  for (const std::string& entry : VOLT_TRY(directory_entries(store.path() + "/names"))) {
+    const Result<Reference> reference = Reference::parse(entry);
+    const Result<std::string> digest =
+        reference ? store.digest_of(*reference) : Result<std::string>("");
+    const bool whole = digest && formats::sha256_from_hex(*digest) && store.find(*reference);
+    if (whole) named.push_back(*digest);
+    if (!whole) strays.push_back("names/" + entry + ": names no snapshot");
+  }
+  for (const std::string& entry : VOLT_TRY(directory_entries(store.path() + "/snapshots"))) {
+    const std::string where = "snapshots/" + entry;
+    if (std::find(named.begin(), named.end(), entry) == named.end()) {
+      strays.push_back(where + ": without a name; being written, or left by a killed writer");
+      continue;
+    }
+    for (const std::string& file : VOLT_TRY(directory_entries(store.path() + "/" + where))) {
+      if (std::find(kFiles.begin(), kFiles.end(), file) == kFiles.end()) {
+        strays.push_back(where + "/" + file + ": not ours");
+      }
+    }
+  }
+  return strays;
+}
+
+}  // namespace volt::snapshot

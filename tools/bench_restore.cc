@@ -1,0 +1,290 @@
+// volt bench restore: restores beside the floor, interleaved in one process, and their ratio.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "bench/floor.h"
+#include "snapshot/capture.h"
+#include "snapshot/restore.h"
+#include "tools/commands.h"
+#include "tools/context.h"
+#include "tools/guest_call.h"
+#include "tools/host_facts.h"
+#include "tools/output.h"
+#include "tools/restore_report.h"
+#include "tools/size.h"
+#include "tools/working_set_sum.h"
+
+namespace volt::tools {
+namespace {
+
+constexpr Option kOptions[] = {
+    {"-n", "N", "how many of each (200)"},
+    {"--ref", "REF", "measure this snapshot instead of one made for the purpose"},
+    kLoaderOption,
+    kMemoryOption,
+    kWorkingSetOption,
+    {"--touch", "PAGES", "pages the first call writes (1)"},
+    {"--verify", "", "after each restore, untimed: scan the whole working set"},
+    kTimeoutOption,
+};
+constexpr std::uint64_t kMaxRuns = 1'000'000;
+constexpr std::uint64_t kMaxTouch = 100'000;
+
+struct Plan {
+  std::uint64_t runs = 0;
+  snapshot::Reference reference;
+  snapshot::RestoreOptions options;
+  std::string memory_file;
+  std::uint64_t ram_bytes = 0;
+  formats::v1::Guest guest;
+  std::vector<std::uint64_t> pages;
+  vmm::Call touch;
+  std::uint64_t touch_sum = 0;
+  std::optional<std::uint64_t> scan_sum;  // where --verify was given
+};
+
+struct Report {
+  Samples floor, floor_slots, restore, restore_slots;
+  std::map<std::string, Samples> floor_steps;
+  PhaseSamples phases;
+  snapshot::ChosenLoader loader;
+  std::uint64_t verified = 0;
+};
+
+// Spread over the working set, each page once.
+std::vector<std::uint64_t> spread(std::uint64_t count, std::uint64_t pages) {
+  std::vector<std::uint64_t> chosen;
+  for (std::uint64_t i = 0; i < count; ++i) chosen.push_back(i * pages / count);
+  return chosen;
+}
+
+Result<Plan> plan_for(const Arguments& arguments, const snapshot::Store& store,
+                      const snapshot::Reference& reference) {
+  Plan plan;
+  plan.runs = VOLT_TRY(arguments.number("-n", 200));
+  plan.reference = reference;
+  plan.options.loader = VOLT_TRY(snapshot::parse_loader(arguments.get("--loader", "auto")));
+  const std::uint64_t touch = VOLT_TRY(arguments.number("--touch", 1));
+  const auto opened = VOLT_TRY(snapshot::OpenedSnapshot::open(store, reference));
+  plan.guest = opened.manifest().guest();
+  plan.ram_bytes = opened.memory_bytes();
+  plan.memory_file =
+      store.path() + "/snapshots/" + formats::to_hex(opened.digest()) + "/" + snapshot::kMemoryFile;
+  const std::uint64_t pages = plan.guest.working_set_bytes() / guest_abi::kPageBytes;
+  if (plan.runs == 0 || plan.runs > kMaxRuns) return fail(Code::kInvalid, "-n: 1 to 1000000");
+  if (touch > pages || touch > kMaxTouch) {
+    return fail(Code::kInvalid,
+                "--touch: at most 100000, and no more pages than the working set "
+                "has (" +
+                    std::to_string(pages) + ")");
+  }
+  if (plan.guest.calls_size() != 0) {
+    return fail(Code::kInvalid,
+                "--ref: a snapshot made with --after cannot be checked by its seed");
+  }
+  plan.pages = spread(touch, pages);
+  plan.touch = make_call(guest_abi::Function::kTouch, plan.pages);
+  plan.touch_sum = touch_sum(plan.guest.seed(), plan.pages);
+  if (arguments.has("--verify")) {
+    plan.scan_sum = seeded_sum(plan.guest.seed(), pages, plan.pages);
+  }
+  return plan;
+}
+
+// The floor's steps under the name of the phase that does the same.
+const char* phase_of(std::string_view step) {
+  if (step == "map memory") return "memory";
+  if (step == "memory slots") return "slots";
+  if (step == "state") return "state";
+  if (step == "run") return "first_exit";
+  return "vm";
+}
+
+Result<> run_floor(const Fd& kvm, const Plan& plan, Report& report) {
+  const volt_floor::Timing timing =
+      volt_floor::fresh(kvm.get(), plan.memory_file.c_str(), plan.ram_bytes,
+                        {.function = static_cast<std::uint32_t>(plan.touch.function),
+                         .arguments = plan.touch.arguments});
+  if (timing.checksum != plan.touch_sum) {
+    return fail(Code::kCorrupt, "the floor's guest answered another checksum than its seed gives");
+  }
+  report.floor.add(timing.total_ns);
+  report.floor_slots.add(timing.slots_ns);
+  std::map<std::string, std::uint64_t> by_phase;
+  for (const volt_floor::Step& step : timing.steps) by_phase[phase_of(step.name)] += step.ns;
+  for (const auto& [phase, ns] : by_phase) report.floor_steps[phase].add(ns);
+  return {};
+}
+
+Result<> run_product(const vmm::Kvm& kvm, const snapshot::Store& store, const Plan& plan,
+                     vmm::Deadline deadline, Report& report) {
+  const vmm::HostServices services;
+  snapshot::Restored restored =
+      VOLT_TRY(snapshot::restore(kvm, store, plan.reference, plan.options));
+  const vmm::Reply reply = VOLT_TRY(snapshot::first_call(restored, plan.touch, deadline, services));
+  report.restore.add(restored.phases.total_ns());
+  report.restore_slots.add(restored.phases.slots_ns);
+  report.phases.add(restored.phases);
+  report.loader = restored.loader;
+  bool right = reply.checksum == plan.touch_sum;
+  if (right && plan.scan_sum) {
+    const std::uint64_t words[] = {0, plan.guest.working_set_bytes() / guest_abi::kPageBytes};
+    const vmm::Reply scan = VOLT_TRY(
+        restored.sandbox->call(make_call(guest_abi::Function::kScan, words), deadline, services));
+    right = scan.checksum == *plan.scan_sum;
+  }
+  if (right) ++report.verified;
+  return {};
+}
+
+Result<Report> measure(const Arguments& arguments, const vmm::Kvm& kvm,
+                       const snapshot::Store& store, const Plan& plan) {
+  Report report;
+  const Fd floor_kvm{::open("/dev/kvm", O_RDWR | O_CLOEXEC)};
+  if (!floor_kvm.valid()) return sys_error("open", "/dev/kvm");
+  for (std::uint64_t i = 0; i < plan.runs; ++i) {
+    VOLT_TRY(vmm::check_stop());
+    const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
+    // Each goes first every other time, so that neither profits from the other's wake.
+    if (i % 2 == 0) VOLT_TRY(run_floor(floor_kvm, plan, report));
+    VOLT_TRY(run_product(kvm, store, plan, deadline, report));
+    if (i % 2 == 1) VOLT_TRY(run_floor(floor_kvm, plan, report));
+    if ((i + 1) % 50 == 0 && i + 1 < plan.runs) {
+      progress(std::to_string(i + 1) + " of " + std::to_string(plan.runs) + " restored");
+    }
+  }
+  return report;
+}
+
+double ratio_of(const Report& report) {
+  return std::round(report.restore.quantile(0.5) / report.floor.quantile(0.5) * 1000) / 1000;
+}
+
+nlohmann::ordered_json json_of(const Plan& plan, const Report& report) {
+  nlohmann::ordered_json phases, floor_phases;
+  for (std::size_t i = 0; i < kPhases.size(); ++i) {
+    phases[kPhases[i].name] = tenth(report.phases.phases[i].quantile(0.5));
+  }
+  for (const auto& [name, samples] : report.floor_steps) {
+    floor_phases[name] = tenth(samples.quantile(0.5));
+  }
+  return {{"schema", "volt.bench.restore/v1"},
+          {"n", plan.runs},
+          {"loader", loader_json(report.loader)},
+          {"memory_bytes", plan.ram_bytes},
+          {"working_set_bytes", plan.guest.working_set_bytes()},
+          {"touched_pages", plan.pages.size()},
+          {"floor_us", report.floor.json()},
+          {"restore_us", report.restore.json()},
+          {"phases_us", std::move(phases)},
+          {"floor_phases_us", std::move(floor_phases)},
+          {"slots_us",
+           {{"floor", tenth(report.floor_slots.quantile(0.5))},
+            {"restore", tenth(report.restore_slots.quantile(0.5))}}},
+          {"ratio_p50", ratio_of(report)},
+          {"verified", report.verified},
+          {"host", host_facts_json()}};
+}
+
+std::string text_of(const Plan& plan, const Report& report) {
+  std::string text = std::to_string(report.verified) + " of " + std::to_string(plan.runs) +
+                     " verified, " + human_size(plan.ram_bytes) + " guest, " +
+                     std::to_string(plan.pages.size()) + " pages written, loader " +
+                     snapshot::loader_name(report.loader.loader) + "\n\n" +
+                     table_head("phase", {"p50 us", "p99 us", "floor p50", "floor p99"});
+  for (std::size_t i = 0; i < kPhases.size(); ++i) {
+    const Samples& samples = report.phases.phases[i];
+    std::vector<double> row = {samples.quantile(0.5), samples.quantile(0.99)};
+    if (const auto at = report.floor_steps.find(kPhases[i].name); at != report.floor_steps.end()) {
+      row.push_back(at->second.quantile(0.5));
+      row.push_back(at->second.quantile(0.99));
+    }
+    text += table_row(kPhases[i].name, row);
+  }
+  text += table_row("total", {report.restore.quantile(0.5), report.restore.quantile(0.99),
+                              report.floor.quantile(0.5), report.floor.quantile(0.99)});
+  text += table_row("first total", {report.restore.first(), report.restore.first(),
+                                    report.floor.first(), report.floor.first()});
+  char line[64];
+  std::snprintf(line, sizeof line, "\nratio of medians: %.3f\n", ratio_of(report));
+  return text + line;
+}
+
+// A snapshot for the bench alone, in a data directory of its own that goes away with it.
+class Scratch {
+ public:
+  static Result<Scratch> make(const Arguments& arguments, const vmm::Kvm& kvm) {
+    const char* base = std::getenv("TMPDIR");
+    std::string path = std::string(base == nullptr ? "/tmp" : base) + "/volt-bench-XXXXXX";
+    if (::mkdtemp(path.data()) == nullptr) return sys_error("mkdtemp", path);
+    Scratch scratch(path);
+    progress("making a snapshot to measure ...");
+    const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
+    const snapshot::BootedSandbox booted = VOLT_TRY(boot_guest(kvm, arguments, deadline));
+    VOLT_TRY(snapshot::capture(kvm, *booted.sandbox, scratch.store_, scratch.reference(), {}));
+    return scratch;
+  }
+  Scratch(Scratch&& other) noexcept : store_(std::exchange(other.store_, snapshot::Store(""))) {}
+  Scratch& operator=(Scratch&&) = delete;
+  ~Scratch() {
+    if (store_.path().empty()) return;
+    [[maybe_unused]] const Result<> removed = store_.remove(reference());
+    for (const char* folder : {"/snapshots", "/names", ""}) {
+      ::rmdir((store_.path() + folder).c_str());
+    }
+  }
+
+  const snapshot::Store& store() const { return store_; }
+  static snapshot::Reference reference() { return {"bench", "latest", std::nullopt}; }
+
+ private:
+  explicit Scratch(std::string path) : store_(std::move(path)) {}
+  snapshot::Store store_;
+};
+
+Result<int> report_on(const Arguments& arguments, const vmm::Kvm& kvm, const snapshot::Store& store,
+                      const snapshot::Reference& reference) {
+  const Plan plan = VOLT_TRY(plan_for(arguments, store, reference));
+  const Report report = VOLT_TRY(measure(arguments, kvm, store, plan));
+  if (report.verified != plan.runs) {
+    return fail(Code::kCorrupt, std::to_string(plan.runs - report.verified) +
+                                    " clones answered another checksum than the seed gives");
+  }
+  VOLT_TRY(arguments.json() ? print_json(json_of(plan, report))
+                            : print_text(text_of(plan, report)));
+  return 0;
+}
+
+Result<int> run(const Arguments& arguments) {
+  const vmm::Kvm kvm = VOLT_TRY(vmm::Kvm::open());
+  if (arguments.has("--ref")) {
+    const auto reference = VOLT_TRY(snapshot::Reference::parse(arguments.get("--ref")));
+    const snapshot::Store store = VOLT_TRY(open_store());
+    return report_on(arguments, kvm, store, reference);
+  }
+  const Scratch scratch = VOLT_TRY(Scratch::make(arguments, kvm));
+  return report_on(arguments, kvm, scratch.store(), Scratch::reference());
+}
+
+}  // namespace
+
+const Command kBenchRestore = {
+    .path = "bench restore",
+    .operands = "",
+    .summary = "measure restores beside the least a program can do",
+    .details =
+        "Interleaves full restores, each from the reference text on, with the floor program doing\n"
+        "the same with raw system calls, in one process. The ratio is what is promised; absolute\n"
+        "times are this machine's. Makes and removes a snapshot of its own unless --ref is "
+        "given.\n",
+    .example = "volt bench restore -n 300 --loader map --memory 256M --touch 64 --json",
+    .options = kOptions,
+    .least = 0,
+    .most = 0,
+    .run = run};
+
+}  // namespace volt::tools

@@ -1,0 +1,23 @@
+// Every command of `volt`, as the table that main() looks into.
+#pragma once
+
+#include <span>
+
+#include "tools/options.h"
+
+namespace volt::tools {
+
+extern const Command kRun;
+extern const Command kCall;
+extern const Command kSnapshotCreate;
+extern const Command kSnapshotRestore;
+extern const Command kSnapshotLs;
+extern const Command kSnapshotInspect;
+extern const Command kSnapshotVerify;
+extern const Command kSnapshotCompat;
+extern const Command kSnapshotRm;
+extern const Command kBenchRestore;
+extern const Command kDoctor;
+extern const Command kVersion;
+
+}  // namespace volt::tools

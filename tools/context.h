@@ -1,0 +1,34 @@
+// What most commands begin with: the store, KVM, and the options they share.
+#pragma once
+
+#include <string>
+
+#include "snapshot/sandbox.h"
+#include "snapshot/store.h"
+#include "tools/options.h"
+
+namespace volt::tools {
+
+// $VOLT_DATA_DIR, else $XDG_DATA_HOME/volt, else ~/.local/share/volt.
+Result<snapshot::Store> open_store();
+
+// --timeout SECONDS, from now; 60 seconds where it was not given.
+Result<vmm::Deadline> deadline_of(const Arguments& arguments);
+inline constexpr Option kTimeoutOption = {"--timeout", "SECONDS",
+                                          "how long a guest may take to answer (60)"};
+
+// The guest that --workload, --memory, --working-set and --seed describe.
+Result<snapshot::BootRequest> boot_request(const Arguments& arguments);
+inline constexpr Option kWorkloadOption = {"--workload", "echo|kv", "what the guest does (kv)"};
+inline constexpr Option kMemoryOption = {"--memory", "SIZE", "the guest's memory (256M)"};
+inline constexpr Option kWorkingSetOption = {
+    "--working-set", "SIZE", "memory it fills before it is ready (64M; nothing for echo)"};
+inline constexpr Option kSeedOption = {"--seed", "N", "what it fills it from (1)"};
+
+Result<snapshot::BootedSandbox> boot_guest(const vmm::Kvm& kvm, const Arguments& arguments,
+                                           vmm::Deadline deadline);
+
+// --label K=V, --name N[:T] and the like: "sha256:..." of bytes that hold a digest.
+std::string digest_text(std::span<const std::byte> digest);
+
+}  // namespace volt::tools

@@ -1,0 +1,36 @@
+#include "tools/host_facts.h"
+
+#include <sys/sysinfo.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+
+namespace volt::tools {
+namespace {
+
+std::string cpu_model() {
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  for (std::string line; std::getline(cpuinfo, line);) {
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  }
+  return "unknown";
+}
+
+}  // namespace
+
+nlohmann::ordered_json host_facts_json() {
+  utsname name = {};
+  ::uname(&name);
+  struct sysinfo info = {};
+  ::sysinfo(&info);
+  return {{"cpu", cpu_model()},
+          {"cpus", ::sysconf(_SC_NPROCESSORS_ONLN)},
+          {"memory_bytes", std::uint64_t{info.totalram} * info.mem_unit},
+          {"kernel", name.release},
+          {"volt", VOLT_VERSION}};
+}
+
+}  // namespace volt::tools

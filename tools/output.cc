@@ -1,0 +1,114 @@
+#include "tools/output.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+
+namespace volt::tools {
+namespace {
+
+struct CodeWords {
+  Code code;
+  int exit;
+  const char* name;
+};
+
+constexpr CodeWords kCodes[] = {
+    {Code::kSystem, 1, "system"},
+    {Code::kInvalid, 2, "usage"},
+    {Code::kNotFound, 3, "not_found"},
+    {Code::kConflict, 4, "conflict"},
+    {Code::kUnsupported, 5, "incompatible"},
+    {Code::kHostUnable, 6, "host_unable"},
+    {Code::kCorrupt, 7, "integrity"},
+    {Code::kGuestCrashed, 9, "guest_crashed"},
+    {Code::kPageLost, 10, "page_lost"},
+    {Code::kBusy, 75, "busy"},
+    {Code::kDeadline, 124, "deadline"},
+    {Code::kInterrupted, 130, "interrupted"},
+};
+
+const CodeWords& words_of(Code code) {
+  for (const CodeWords& words : kCodes) {
+    if (words.code == code) return words;
+  }
+  return kCodes[0];
+}
+
+// The next command to type, with the real name in it.
+std::string advice(Code code, std::string_view command, const std::vector<std::string>& operands) {
+  const std::string reference = operands.empty() ? "REF" : operands[0];
+  switch (code) {
+    case Code::kInvalid:
+      return "volt " + std::string(command) + (command.empty() ? "--help" : " --help");
+    case Code::kNotFound:
+      return "volt snapshot ls";
+    case Code::kConflict:
+      return command == "snapshot create" ? "the same command with --replace, or another --name"
+                                          : "volt snapshot ls";
+    case Code::kUnsupported:
+      return "volt snapshot compat " + reference;
+    case Code::kHostUnable:
+      return "volt doctor";
+    case Code::kCorrupt:
+      return "volt snapshot verify --deep " + reference;
+    case Code::kPageLost:
+      return "volt snapshot verify --deep " + reference;
+    case Code::kDeadline:
+      return "the same command with a larger --timeout";
+    case Code::kBusy:
+      return "the same command again";
+    case Code::kGuestCrashed:
+    case Code::kInterrupted:
+    case Code::kSystem:
+      return "";
+  }
+  return "";
+}
+
+}  // namespace
+
+int exit_code(Code code) {
+  return words_of(code).exit;
+}
+
+void print_error(const Error& error, std::string_view command,
+                 const std::vector<std::string>& operands, bool json) {
+  const std::string next = advice(error.code, command, operands);
+  if (!json) {
+    std::fprintf(stderr, "error: %s\n", error.context.c_str());
+    if (!next.empty()) std::fprintf(stderr, "  try: %s\n", next.c_str());
+    return;
+  }
+  nlohmann::ordered_json document = {{"schema", "volt.error/v1"},
+                                     {"code", words_of(error.code).name},
+                                     {"exit", exit_code(error.code)},
+                                     {"message", error.context},
+                                     {"fix", nlohmann::ordered_json::array()}};
+  if (!next.empty()) document["fix"].push_back(next);
+  const std::string line =
+      document.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  std::fprintf(stderr, "%s\n", line.c_str());
+}
+
+Result<> print_text(std::string_view text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
+    return sys_error("write stdout");
+  }
+  return {};
+}
+
+Result<> print_json(const nlohmann::ordered_json& document) {
+  return print_text(document.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) +
+                    "\n");
+}
+
+void progress(std::string_view line) {
+  static const bool wanted =
+      ::isatty(STDERR_FILENO) == 1 || std::getenv("VOLT_PROGRESS") != nullptr;
+  if (wanted) std::fprintf(stderr, "%.*s\n", static_cast<int>(line.size()), line.data());
+}
+
+}  // namespace volt::tools

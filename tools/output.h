@@ -1,0 +1,28 @@
+// What the command says: results on stdout, everything else on stderr, failures as an exit code,
+// one sentence and what to try next.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "vmm/os/error.h"
+
+namespace volt::tools {
+
+// Exit codes, as README lists them.
+int exit_code(Code code);
+
+// Says what went wrong. `command` is the command's path, for the advice.
+void print_error(const Error& error, std::string_view command,
+                 const std::vector<std::string>& operands, bool json);
+
+// One document, whole or not at all: a full disk or a closed pipe is an error.
+Result<> print_json(const nlohmann::ordered_json& document);
+Result<> print_text(std::string_view text);
+
+// A line about long work, where a person is looking (stderr is a terminal, or VOLT_PROGRESS=1).
+void progress(std::string_view line);
+
+}  // namespace volt::tools

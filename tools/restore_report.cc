@@ -1,0 +1,70 @@
+#include "tools/restore_report.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+namespace volt::tools {
+
+double tenth(double value) {
+  return std::round(value * 10) / 10;
+}
+
+double Samples::quantile(double q) const {
+  if (ns_.empty()) return 0;
+  std::vector<std::uint64_t> sorted = ns_;
+  std::sort(sorted.begin(), sorted.end());
+  const auto index = static_cast<std::size_t>(q * static_cast<double>(sorted.size() - 1) + 0.5);
+  return static_cast<double>(sorted[index]) / 1e3;
+}
+
+nlohmann::ordered_json Samples::json() const {
+  return {{"p50", tenth(quantile(0.5))},
+          {"p90", tenth(quantile(0.9))},
+          {"p99", tenth(quantile(0.99))},
+          {"max", tenth(quantile(1))},
+          {"first", tenth(first())}};
+}
+
+void PhaseSamples::add(const snapshot::RestorePhases& run) {
+  for (std::size_t i = 0; i < kPhases.size(); ++i) phases[i].add(run.*kPhases[i].ns);
+  total.add(run.total_ns());
+}
+
+nlohmann::ordered_json loader_json(const snapshot::ChosenLoader& loader) {
+  return {{"used", snapshot::loader_name(loader.loader)}, {"why", loader.why}};
+}
+
+nlohmann::ordered_json phases_json(const snapshot::RestorePhases& phases) {
+  nlohmann::ordered_json json;
+  for (const NamedPhase& phase : kPhases) {
+    json[phase.name] = tenth(static_cast<double>(phases.*phase.ns) / 1e3);
+  }
+  json["total"] = tenth(static_cast<double>(phases.total_ns()) / 1e3);
+  return json;
+}
+
+std::string table_row(const std::string& name, const std::vector<double>& numbers) {
+  char cell[64];
+  std::snprintf(cell, sizeof cell, "%-12s", name.c_str());
+  std::string row = cell;
+  for (const double number : numbers) {
+    std::snprintf(cell, sizeof cell, " %12.1f", number);
+    row += cell;
+  }
+  return row + "\n";
+}
+
+std::string table_head(const std::string& name, const std::vector<std::string>& columns) {
+  char cell[64];
+  std::snprintf(cell, sizeof cell, "%-12s", name.c_str());
+  std::string row = cell;
+  for (const std::string& column : columns) {
+    std::snprintf(cell, sizeof cell, " %12s", column.c_str());
+    row += cell;
+  }
+  return row + "\n";
+}
+
+}  // namespace volt::tools

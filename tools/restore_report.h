@@ -1,0 +1,65 @@
+// How restores are reported: phases in microseconds, quantiles of many.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "snapshot/restore.h"
+#include "tools/options.h"
+
+namespace volt::tools {
+
+inline constexpr Option kLoaderOption = {"--loader", "auto|map|uffd|copy",
+                                         "how memory reaches the guest (auto)"};
+
+struct NamedPhase {
+  const char* name;
+  std::uint64_t snapshot::RestorePhases::* ns;
+};
+inline constexpr std::array<NamedPhase, 7> kPhases = {{
+    {"resolve", &snapshot::RestorePhases::resolve_ns},
+    {"vm", &snapshot::RestorePhases::vm_ns},
+    {"memory", &snapshot::RestorePhases::memory_ns},
+    {"slots", &snapshot::RestorePhases::slots_ns},
+    {"state", &snapshot::RestorePhases::state_ns},
+    {"identity", &snapshot::RestorePhases::identity_ns},
+    {"first_exit", &snapshot::RestorePhases::first_exit_ns},
+}};
+
+// Times of many runs, in nanoseconds.
+class Samples {
+ public:
+  void add(std::uint64_t ns) { ns_.push_back(ns); }
+  std::size_t count() const { return ns_.size(); }
+  // In microseconds; 0 where there are no samples.
+  double quantile(double q) const;
+  double first() const { return ns_.empty() ? 0 : static_cast<double>(ns_.front()) / 1e3; }
+  // {p50, p90, p99, max, first}
+  nlohmann::ordered_json json() const;
+
+ private:
+  std::vector<std::uint64_t> ns_;
+};
+
+// Samples of each phase and of the total.
+struct PhaseSamples {
+  std::array<Samples, kPhases.size()> phases;
+  Samples total;
+  void add(const snapshot::RestorePhases& run);
+};
+
+nlohmann::ordered_json loader_json(const snapshot::ChosenLoader& loader);
+// One restore: {resolve, ..., total}.
+nlohmann::ordered_json phases_json(const snapshot::RestorePhases& phases);
+
+// Rounded to a tenth: nothing here is known better.
+double tenth(double value);
+
+// A row of a table: name, then numbers with one decimal in columns.
+std::string table_row(const std::string& name, const std::vector<double>& numbers);
+std::string table_head(const std::string& name, const std::vector<std::string>& columns);
+
+}  // namespace volt::tools

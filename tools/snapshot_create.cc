@@ -1,0 +1,144 @@
+// volt snapshot create: boots (or restores) a guest, calls it if asked to, captures it.
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "snapshot/capture.h"
+#include "snapshot/restore.h"
+#include "tools/commands.h"
+#include "tools/context.h"
+#include "tools/guest_call.h"
+#include "tools/output.h"
+#include "tools/size.h"
+
+namespace volt::tools {
+namespace {
+
+constexpr Option kOptions[] = {
+    {"--name", "NAME[:TAG]", "what to call it (tag: latest)"},
+    kWorkloadOption,
+    kMemoryOption,
+    kWorkingSetOption,
+    kSeedOption,
+    {"--after", "'FUNCTION ARGS'", "call this after boot, before capture; may be repeated"},
+    {"--from", "REF", "capture a clone of this snapshot instead of a fresh boot"},
+    {"--label", "K=V", "keep this with the snapshot; may be repeated"},
+    {"--replace", "", "take the name over if a snapshot has it already"},
+    kTimeoutOption,
+};
+
+Result<std::unique_ptr<snapshot::Sandbox>> make_sandbox(const vmm::Kvm& kvm,
+                                                        const snapshot::Store& store,
+                                                        const Arguments& arguments,
+                                                        vmm::Deadline deadline) {
+  if (!arguments.has("--from")) {
+    progress("booting the guest ...");
+    return VOLT_TRY(boot_guest(kvm, arguments, deadline)).sandbox;
+  }
+  const auto parent = VOLT_TRY(snapshot::Reference::parse(arguments.get("--from")));
+  progress("restoring " + parent.text() + " ...");
+  return VOLT_TRY(snapshot::restore(kvm, store, parent, {})).sandbox;
+}
+
+Result<> make_calls(snapshot::Sandbox& sandbox, const Arguments& arguments,
+                    vmm::Deadline deadline) {
+  for (const std::string& text : arguments.all("--after")) {
+    std::istringstream stream(text);
+    std::vector<std::string> words;
+    for (std::string word; stream >> word;) words.push_back(word);
+    if (words.empty()) return fail(Code::kInvalid, "--after: a function is expected");
+    const vmm::Call call = VOLT_TRY_IN("--after", parse_call(words));
+    progress("calling " + text + " ...");
+    const vmm::Reply reply =
+        VOLT_TRY_IN("--after " + text, sandbox.call(call, deadline, print_guest_log()));
+    sandbox.facts().guest.add_calls(text);
+  }
+  return {};
+}
+
+Result<snapshot::CaptureOptions> capture_options(const Arguments& arguments) {
+  snapshot::CaptureOptions options;
+  if (arguments.has("--replace")) options.if_taken = snapshot::Store::IfTaken::kReplace;
+  for (const std::string& label : arguments.all("--label")) {
+    const std::size_t equals = label.find('=');
+    if (equals == std::string::npos) {
+      return fail(Code::kInvalid, "--label '" + label + "': KEY=VALUE is expected");
+    }
+    options.labels[label.substr(0, equals)] = label.substr(equals + 1);
+  }
+  return options;
+}
+
+Result<> check_options(const Arguments& arguments) {
+  if (!arguments.has("--name")) return fail(Code::kInvalid, "--name is missing");
+  if (!arguments.has("--from")) {
+    VOLT_TRY(boot_request(arguments));
+    return {};
+  }
+  for (const char* option : {"--workload", "--memory", "--working-set", "--seed"}) {
+    if (arguments.has(option)) {
+      return fail(Code::kInvalid,
+                  std::string(option) + " is fixed by the snapshot that --from names");
+    }
+  }
+  return {};
+}
+
+Result<int> run(const Arguments& arguments) {
+  VOLT_TRY(check_options(arguments));
+  const auto reference = VOLT_TRY(snapshot::Reference::parse(arguments.get("--name")));
+  if (reference.digest || reference.name.empty()) {
+    return fail(Code::kInvalid, "--name: a name is chosen, a digest follows from the content");
+  }
+  const snapshot::CaptureOptions options = VOLT_TRY(capture_options(arguments));
+  const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
+  const snapshot::Store store = VOLT_TRY(open_store());
+  if (options.if_taken == snapshot::Store::IfTaken::kRefuse && store.exists(reference)) {
+    return fail(Code::kConflict, "a snapshot '" + reference.text() + "' exists already");
+  }
+  const vmm::Kvm kvm = VOLT_TRY(vmm::Kvm::open());
+  const std::unique_ptr<snapshot::Sandbox> sandbox =
+      VOLT_TRY(make_sandbox(kvm, store, arguments, deadline));
+  VOLT_TRY(make_calls(*sandbox, arguments, deadline));
+  progress("capturing ...");
+  const snapshot::Captured captured =
+      VOLT_TRY_IN("capture", snapshot::capture(kvm, *sandbox, store, reference, options));
+
+  const std::uint64_t boot_us = sandbox->facts().boot_us;
+  if (arguments.json()) {
+    VOLT_TRY(print_json({{"schema", "volt.snapshot.create/v1"},
+                         {"snapshot", reference.text()},
+                         {"digest", digest_text(captured.digest)},
+                         {"memory_digest", digest_text(captured.memory_digest)},
+                         {"stored_bytes", captured.stored_bytes},
+                         {"apparent_bytes", captured.apparent_bytes},
+                         {"boot_us", boot_us},
+                         {"capture_us",
+                          {{"state", captured.state_ns / 1000},
+                           {"memory", captured.memory_ns / 1000},
+                           {"publish", captured.publish_ns / 1000}}}}));
+    return 0;
+  }
+  const std::string name = reference.tag == "latest" ? reference.name : reference.text();
+  VOLT_TRY(print_text(
+      "created " + reference.text() + "  " + digest_text(captured.digest).substr(0, 19) + "\n" +
+      "  memory   " + human_size(captured.stored_bytes) + " stored of " +
+      human_size(captured.apparent_bytes) + "\n" + "  replaces " + std::to_string(boot_us) +
+      " us of booting\n" + "restore it:  volt snapshot restore " + name + "\n" +
+      "call it:     volt call " + name + " health\n"));
+  return 0;
+}
+
+}  // namespace
+
+const Command kSnapshotCreate = {
+    .path = "snapshot create",
+    .operands = "",
+    .summary = "boot a guest to its ready point and keep it",
+    .details = kFunctionHelp,
+    .example = "volt snapshot create --name demo:v1 --working-set 64M --after 'put 5 99'",
+    .options = kOptions,
+    .least = 0,
+    .most = 0,
+    .run = run};
+
+}  // namespace volt::tools

@@ -1,0 +1,147 @@
+// volt snapshot restore: N clones one after another, each of which must answer, and what each step
+// took.
+#include <nlohmann/json.hpp>
+
+#include "snapshot/restore.h"
+#include "tools/commands.h"
+#include "tools/context.h"
+#include "tools/guest_call.h"
+#include "tools/output.h"
+#include "tools/restore_report.h"
+#include "tools/size.h"
+#include "tools/working_set_sum.h"
+
+namespace volt::tools {
+namespace {
+
+constexpr Option kOptions[] = {
+    {"--count", "N", "how many clones, one after another (1)"},
+    kLoaderOption,
+    {"--verify", "", "check every page before the guest runs, and its whole working set after"},
+    kTimeoutOption,
+};
+constexpr std::uint64_t kMaxCount = 1'000'000;
+
+struct Report {
+  PhaseSamples samples;
+  snapshot::ChosenLoader loader;
+  std::uint64_t verified = 0;
+  bool pristine = true;  // what was expected came from the seed
+  uffd::FaultCounts faults;
+};
+
+// Whether the clone's memory is what was captured: its first page, and all of it where asked for.
+Result<bool> is_right(snapshot::Restored& restored, const vmm::Reply& health, bool scan,
+                      std::uint64_t expected, vmm::Deadline deadline) {
+  const formats::v1::Guest& guest = restored.sandbox->facts().guest;
+  if (health.checksum != guest.health_checksum()) return false;
+  const std::uint64_t pages = guest.working_set_bytes() / guest_abi::kPageBytes;
+  if (!scan || pages == 0) return true;
+  const std::uint64_t words[] = {0, pages};
+  const vmm::Reply reply = VOLT_TRY(restored.sandbox->call(
+      make_call(guest_abi::Function::kScan, words), deadline, print_guest_log()));
+  return reply.checksum == expected;
+}
+
+Result<Report> restore_all(const Arguments& arguments, const snapshot::Reference& reference) {
+  const std::uint64_t count = VOLT_TRY(arguments.number("--count", 1));
+  if (count == 0 || count > kMaxCount) return fail(Code::kInvalid, "--count: 1 to 1000000");
+  const bool verify = arguments.has("--verify");
+  const snapshot::RestoreOptions options = {
+      .loader = VOLT_TRY(snapshot::parse_loader(arguments.get("--loader", "auto"))),
+      .verify = verify ? snapshot::RestoreOptions::Verify::kEverythingFirst
+                       : snapshot::RestoreOptions::Verify::kAsLoaderDoes};
+  const snapshot::Store store = VOLT_TRY(open_store());
+  const vmm::Kvm kvm = VOLT_TRY(vmm::Kvm::open());
+  const vmm::Call health = make_call(guest_abi::Function::kHealth, {});
+  Report report;
+  std::optional<std::uint64_t> expected;
+  for (std::uint64_t i = 0; i < count; ++i) {
+    VOLT_TRY(vmm::check_stop());
+    const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
+    snapshot::Restored restored = VOLT_TRY(snapshot::restore(kvm, store, reference, options));
+    const vmm::Reply reply =
+        VOLT_TRY(snapshot::first_call(restored, health, deadline, print_guest_log()));
+    report.samples.add(restored.phases);
+    report.loader = restored.loader;
+    const formats::v1::Guest& guest = restored.sandbox->facts().guest;
+    if (!expected) expected = verify ? expected_scan(guest) : guest.health_checksum();
+    report.pristine = guest.calls_size() == 0;
+    if (VOLT_TRY(is_right(restored, reply, verify, *expected, deadline))) ++report.verified;
+    if (const auto* server = restored.sandbox->pager().server()) report.faults = server->counts();
+    if ((i + 1) % 50 == 0 && i + 1 < count) {
+      progress(std::to_string(i + 1) + " of " + std::to_string(count) + " restored");
+    }
+  }
+  return report;
+}
+
+std::string text_of(const Report& report, const snapshot::Reference& reference) {
+  const std::size_t count = report.samples.total.count();
+  std::string text = reference.text() + ": " + std::to_string(report.verified) + " of " +
+                     std::to_string(count) + " verified, loader " +
+                     snapshot::loader_name(report.loader.loader) + " (" + report.loader.why +
+                     ")\n\n" + table_head("phase", {"p50 us", "p99 us", "max us"});
+  const auto row = [](const char* name, const Samples& samples) {
+    return table_row(name, {samples.quantile(0.5), samples.quantile(0.99), samples.quantile(1)});
+  };
+  for (std::size_t i = 0; i < kPhases.size(); ++i) {
+    text += row(kPhases[i].name, report.samples.phases[i]);
+  }
+  text += row("total", report.samples.total);
+  if (count > 1) text += table_row("first total", {report.samples.total.first()});
+  return text;
+}
+
+nlohmann::ordered_json json_of(const Report& report, const snapshot::Reference& reference) {
+  nlohmann::ordered_json phases;
+  for (std::size_t i = 0; i < kPhases.size(); ++i) {
+    phases[kPhases[i].name] = report.samples.phases[i].json();
+  }
+  nlohmann::ordered_json json = {{"schema", "volt.restore/v1"},
+                                 {"snapshot", reference.text()},
+                                 {"count", report.samples.total.count()},
+                                 {"verified", report.verified},
+                                 {"expected_from", report.pristine ? "seed" : "capture"},
+                                 {"loader", loader_json(report.loader)},
+                                 {"phases_us", std::move(phases)},
+                                 {"total_us", report.samples.total.json()}};
+  if (report.loader.loader == snapshot::Loader::kUffd) {
+    json["last_clone_faults"] = {{"faults", report.faults.faults},
+                                 {"units_filled", report.faults.units_filled},
+                                 {"woken_only", report.faults.woken_only}};
+  }
+  return json;
+}
+
+Result<int> run(const Arguments& arguments) {
+  const auto reference = VOLT_TRY(snapshot::Reference::parse(arguments.positional()[0]));
+  const Report report = VOLT_TRY(restore_all(arguments, reference));
+  const std::size_t count = report.samples.total.count();
+  if (report.verified != count) {
+    return fail(Code::kCorrupt, std::to_string(count - report.verified) + " of " +
+                                    std::to_string(count) + " clones of " + reference.text() +
+                                    " have other memory than was captured");
+  }
+  VOLT_TRY(arguments.json() ? print_json(json_of(report, reference))
+                            : print_text(text_of(report, reference)));
+  return 0;
+}
+
+}  // namespace
+
+const Command kSnapshotRestore = {
+    .path = "snapshot restore",
+    .operands = "REF",
+    .summary = "restore clones, make each answer, report what each step took",
+    .details =
+        "Each clone answers a health call with a checksum of its first page, which is compared "
+        "with\n"
+        "what was captured; with --verify the checksum covers its whole working set.\n",
+    .example = "volt snapshot restore demo --count 200 --verify",
+    .options = kOptions,
+    .least = 1,
+    .most = 1,
+    .run = run};
+
+}  // namespace volt::tools
