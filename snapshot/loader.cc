@@ -83,7 +83,7 @@ Result<LoadedMemory> load_copy(const OpenedSnapshot& snapshot) {
   return LoadedMemory{{}, std::move(memory)};
 }
 
-Result<LoadedMemory> load_uffd(std::shared_ptr<const OpenedSnapshot> snapshot) {
+Result<LoadedMemory> load_uffd(const std::shared_ptr<const OpenedSnapshot>& snapshot) {
   auto image =
       VOLT_TRY(uffd::SharedImage::create(snapshot->memory_bytes(), snapshot->index().unit_bytes()));
   std::shared_ptr<uffd::FaultServer> server =
@@ -127,19 +127,25 @@ Result<Loader> parse_loader(std::string_view name) {
   return fail(Code::kInvalid, "loader '" + std::string(name) + "': auto, map, uffd or copy");
 }
 
+Result<> uffd_usable() {
+  VOLT_TRY(uffd::Userfaultfd::open());
+  return {};
+}
+
 ChosenLoader choose_loader(Loader asked) {
   if (asked != Loader::kAuto) return {asked, "asked for"};
   return {Loader::kMap, "the memory is a local raw file, which the kernel maps without a copy"};
 }
 
-Result<LoadedMemory> load_memory(Loader loader, std::shared_ptr<const OpenedSnapshot> snapshot) {
+Result<LoadedMemory> load_memory(Loader loader,
+                                 const std::shared_ptr<const OpenedSnapshot>& snapshot) {
   switch (loader) {
     case Loader::kAuto:
-      return load_memory(choose_loader(loader).loader, std::move(snapshot));
+      return load_memory(choose_loader(loader).loader, snapshot);
     case Loader::kMap:
       return load_map(*snapshot);
     case Loader::kUffd:
-      return load_uffd(std::move(snapshot));
+      return load_uffd(snapshot);
     case Loader::kCopy:
       return load_copy(*snapshot);
   }

@@ -20,6 +20,9 @@ enum class Loader { kAuto, kMap, kUffd, kCopy };
 const char* loader_name(Loader loader);
 Result<Loader> parse_loader(std::string_view name);
 
+// Whether this user may use loader uffd; kHostUnable says what is missing.
+Result<> uffd_usable();
+
 struct ChosenLoader {
   Loader loader;
   std::string why;
@@ -51,6 +54,7 @@ struct LoadedMemory {
   vmm::GuestMemory memory;
 };
 
-Result<LoadedMemory> load_memory(Loader loader, std::shared_ptr<const OpenedSnapshot> snapshot);
+Result<LoadedMemory> load_memory(Loader loader,
+                                 const std::shared_ptr<const OpenedSnapshot>& snapshot);
 
 }  // namespace volt::snapshot

@@ -40,17 +40,14 @@ bool equal(const formats::Sha256& digest, const std::string& stored) {
 
 Result<OpenedSnapshot> OpenedSnapshot::open(const Store& store, const Reference& reference) {
   OpenedSnapshot snapshot;
-  Result<> opened = snapshot.open_files(store, reference);
-  if (!opened) {
-    Error error = std::move(opened).error();
-    // A file that vanished after its directory was found: somebody removed the snapshot meanwhile.
-    return std::unexpected(within("snapshot " + reference.text(), std::move(error)));
-  }
+  snapshot.dir_ = VOLT_TRY(store.find(reference));
+  // A file that is missing now was removed with its snapshot meanwhile, or lost: the error names
+  // it.
+  VOLT_TRY_IN("snapshot " + reference.text(), snapshot.open_files(reference));
   return snapshot;
 }
 
-Result<> OpenedSnapshot::open_files(const Store& store, const Reference& reference) {
-  dir_ = VOLT_TRY(store.find(reference));
+Result<> OpenedSnapshot::open_files(const Reference& reference) {
   const std::vector<std::byte> manifest = VOLT_TRY(read_file(dir_, kManifestFile, kMaxHeadedFile));
   manifest_ = VOLT_TRY(formats::decode_manifest(manifest));
   digest_ = formats::sha256(manifest);

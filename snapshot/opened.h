@@ -41,7 +41,7 @@ class OpenedSnapshot {
 
  private:
   OpenedSnapshot() = default;
-  Result<> open_files(const Store& store, const Reference& reference);
+  Result<> open_files(const Reference& reference);
 
   Fd dir_;
   Fd memory_;

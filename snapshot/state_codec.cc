@@ -1,6 +1,7 @@
 #include "snapshot/state_codec.h"
 
 #include <algorithm>
+#include <cstddef>
 
 namespace volt::snapshot {
 namespace {
@@ -158,6 +159,15 @@ std::vector<kvm_cpuid_entry2> cpuid_from(const Vcpu& message) {
   return entries;
 }
 
+// Length of the XSAVE area without the zeros at its end: most of it is room for registers that no
+// guest has used, and loading a shorter area leaves those zero.
+std::size_t significant_bytes(const std::vector<std::byte>& area) {
+  constexpr std::size_t kLegacyAndHeader = 576;
+  std::size_t length = area.size();
+  while (length > kLegacyAndHeader && area[length - 1] == std::byte{0}) --length;
+  return length;
+}
+
 }  // namespace
 
 kvm_sregs sregs_from(const SpecialRegisters& from) {
@@ -186,7 +196,7 @@ Vcpu to_message(const vmm::CpuState& state) {
   Vcpu message;
   put(state.regs, *message.mutable_general());
   put(state.sregs, *message.mutable_special());
-  message.set_xsave(state.xsave.data(), state.xsave.size());
+  message.set_xsave(state.xsave.data(), significant_bytes(state.xsave));
   for (std::uint32_t i = 0; i < state.xcrs.nr_xcrs; ++i) {
     ControlRegister& to = *message.add_xcrs();
     to.set_index(state.xcrs.xcrs[i].xcr);

@@ -121,11 +121,14 @@ Result<Draft> Store::begin() const {
     std::string path = snapshots() + "/" + kDraftPrefix + random_suffix();
     if (::mkdir(path.c_str(), 0755) != 0) return sys_error("mkdir", path);
     Result<Fd> dir = open_at(AT_FDCWD, path.c_str(), O_RDONLY | O_DIRECTORY);
-    if (!dir || ::flock(dir->get(), LOCK_EX | LOCK_NB) != 0) continue;
-    struct stat info;
-    if (::fstat(dir->get(), &info) == 0 && info.st_nlink > 0) {
-      return Draft(std::move(path), *std::move(dir));
+    if (!dir && dir.error().code == Code::kNotFound) continue;
+    Draft draft(std::move(path), VOLT_TRY(std::move(dir)));
+    if (::flock(draft.dir().get(), LOCK_EX | LOCK_NB) != 0) {
+      if (errno == EWOULDBLOCK) continue;
+      return sys_error("flock", draft.path_);
     }
+    struct stat info;
+    if (::fstat(draft.dir().get(), &info) == 0 && info.st_nlink > 0) return draft;
   }
 }
 

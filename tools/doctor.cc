@@ -10,7 +10,6 @@
 #include "tools/host_facts.h"
 #include "tools/output.h"
 #include "tools/size.h"
-#include "uffd/userfaultfd.h"
 #include "vmm/probe.h"
 
 namespace volt::tools {
@@ -71,7 +70,7 @@ void examine_kvm(Diagnosis& diagnosis) {
 }
 
 void examine_limits(Diagnosis& diagnosis) {
-  const Result<uffd::Userfaultfd> uffd = uffd::Userfaultfd::open();
+  const Result<> uffd = snapshot::uffd_usable();
   diagnosis.checks.push_back(
       uffd ? Check{"userfaultfd", true, "may handle faults that KVM takes: loader uffd works", ""}
            : Check{"userfaultfd", false, uffd.error().context + "; loaders map and copy still work",

@@ -4,6 +4,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <utility>
@@ -41,9 +42,10 @@ void on_stop(int signal) {
   on_deadline(signal);
 }
 
-bool handle(int signal, void (*handler)(int)) {
+bool handle(int signal, void (*handler)(int), int flags) {
   struct sigaction action = {};
   action.sa_handler = handler;
+  action.sa_flags = flags;
   return ::sigaction(signal, &action, nullptr) == 0;
 }
 
@@ -56,6 +58,7 @@ class ThreadTimer {
 
   Result<> set(std::uint64_t at_ns) {
     if (!made_) VOLT_TRY(make());
+    at_ns = std::max<std::uint64_t>(at_ns, 1);  // 0 would switch the timer off
     const itimerspec when = {.it_interval = {},
                              .it_value = {.tv_sec = static_cast<time_t>(at_ns / kNsPerSecond),
                                           .tv_nsec = static_cast<long>(at_ns % kNsPerSecond)}};
@@ -67,7 +70,8 @@ class ThreadTimer {
 
  private:
   Result<> make() {
-    static const bool handled = handle(deadline_signal(), on_deadline);
+    // A late one must not cut short what its thread does by then. KVM_RUN ends all the same.
+    static const bool handled = handle(deadline_signal(), on_deadline, SA_RESTART);
     if (!handled) return fail(Code::kSystem, "sigaction SIGRTMIN failed");
     sigevent event = {};
     event.sigev_notify = SIGEV_THREAD_ID;
@@ -95,8 +99,8 @@ bool Deadline::passed() const {
 }
 
 void stop_on_signals() {
-  handle(SIGINT, on_stop);
-  handle(SIGTERM, on_stop);
+  handle(SIGINT, on_stop, 0);
+  handle(SIGTERM, on_stop, 0);
 }
 
 bool stop_requested() {

@@ -135,12 +135,6 @@ Result<> Vcpu::set_cpuid2(std::span<const kvm_cpuid_entry2> entries) {
   return {};
 }
 
-Result<std::uint64_t> Vcpu::get_tsc_khz() const {
-  const int khz = ::ioctl(fd_.get(), KVM_GET_TSC_KHZ, 0);
-  if (khz < 0) return sys_error("KVM_GET_TSC_KHZ");
-  return static_cast<std::uint64_t>(khz);
-}
-
 Result<> Vm::set_user_memory_region(std::uint32_t slot, std::uint64_t guest_base,
                                     std::span<std::byte> memory) {
   const kvm_userspace_memory_region region = {
@@ -168,6 +162,12 @@ Result<> Vm::ioeventfd(std::uint16_t port, const Fd& event) {
   request.fd = event.get();
   request.flags = KVM_IOEVENTFD_FLAG_PIO;
   return set(fd_, KVM_IOEVENTFD, request, "KVM_IOEVENTFD");
+}
+
+Result<std::uint64_t> Vm::get_tsc_khz() const {
+  const int khz = ::ioctl(fd_.get(), KVM_GET_TSC_KHZ, 0);
+  if (khz < 0) return sys_error("KVM_GET_TSC_KHZ");
+  return static_cast<std::uint64_t>(khz);
 }
 
 Result<Kvm> Kvm::open() {
@@ -202,9 +202,13 @@ Result<int> Kvm::check_extension(int capability) const {
 }
 
 Result<Vm> Kvm::create_vm() const {
-  Fd fd{::ioctl(fd_.get(), KVM_CREATE_VM, 0)};
-  if (!fd.valid()) return sys_error("KVM_CREATE_VM");
-  return Vm(std::move(fd), run_bytes_);
+  for (;;) {
+    Fd fd{::ioctl(fd_.get(), KVM_CREATE_VM, 0)};
+    if (fd.valid()) return Vm(std::move(fd), run_bytes_);
+    // It locks the whole address space, and gives up half-way when a signal is pending, such as an
+    // earlier call's deadline.
+    if (errno != EINTR) return sys_error("KVM_CREATE_VM");
+  }
 }
 
 Result<std::vector<kvm_cpuid_entry2>> Kvm::get_supported_cpuid() const {

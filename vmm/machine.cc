@@ -91,6 +91,7 @@ Result<Doorbell> Machine::run(Deadline deadline) {
   Vcpu& vcpu = vcpus_[0];
   kvm_run& page = vcpu.page();
   const Interruptible armed = VOLT_TRY(Interruptible::arm(page, deadline));
+  VOLT_TRY(check_stop());  // a signal that came before it was armed for ended nothing
   for (;;) {
     const Result<Vcpu::Ran> ran = vcpu.run();
     if (!ran) return page_lost(ran.error());

@@ -56,7 +56,7 @@ class Machine {
 
   Exchange& exchange() { return exchange_; }
   const GuestMemory& memory() const { return memory_; }
-  Result<std::uint64_t> tsc_khz() const { return vcpus_[0].get_tsc_khz(); }
+  Result<std::uint64_t> tsc_khz() const { return vm_.get_tsc_khz(); }
 
  private:
   Machine(Exchange exchange, Vm vm, std::vector<Vcpu> vcpus)

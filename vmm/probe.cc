@@ -73,7 +73,8 @@ Result<double> time_ring3(const Kvm& kvm, const GuestImage& image) {
                                        .ram_bytes = 16 << 20,
                                        .working_set_bytes = kWorkingSet},
                                       deadline));
-  return static_cast<double>(booted.phases.run_us) * 1000 / (kWorkingSet / 8);
+  constexpr double kTurns = kWorkingSet / 8.0;
+  return static_cast<double>(booted.phases.run_us) * 1000 / kTurns;
 }
 
 }  // namespace
