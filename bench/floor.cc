@@ -186,11 +186,11 @@ struct Vm {
         must(::ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), "KVM_GET_VCPU_MMAP_SIZE"));
     run = static_cast<kvm_run*>(map(run_bytes, MAP_SHARED, vcpu, 0));
   }
-  void add_ram_slots() {
-    const std::uint64_t low = ram_bytes < kLowEnd ? ram_bytes : kLowEnd;
-    set_slot(vm, 1, 0, ram, low);
-    if (ram_bytes > low) {
-      set_slot(vm, 2, kHighBase, static_cast<std::byte*>(ram) + low, ram_bytes - low);
+  void add_ram_slots(std::span<const Slot> slots) {
+    std::uint32_t number = 1;
+    for (const Slot& slot : slots) {
+      set_slot(vm, number++, slot.guest_base, static_cast<std::byte*>(ram) + slot.file_offset,
+               slot.bytes);
     }
   }
 };
@@ -214,7 +214,17 @@ void load_elf(std::byte* ram, std::span<const std::byte> elf) {
 
 }  // namespace
 
-Timing fresh(int kvm, const char* memory_file, std::uint64_t ram_bytes, const Request& request) {
+std::vector<Slot> whole_ram(std::uint64_t ram_bytes) {
+  const std::uint64_t low = ram_bytes < kLowEnd ? ram_bytes : kLowEnd;
+  std::vector<Slot> slots = {{.guest_base = 0, .file_offset = 0, .bytes = low}};
+  if (ram_bytes > low) {
+    slots.push_back({.guest_base = kHighBase, .file_offset = low, .bytes = ram_bytes - low});
+  }
+  return slots;
+}
+
+Timing fresh(int kvm, const char* memory_file, std::uint64_t ram_bytes, std::span<const Slot> slots,
+             const Request& request) {
   Timing timing;
   Vm vm;
   vm.ram_bytes = ram_bytes;
@@ -227,7 +237,7 @@ Timing fresh(int kvm, const char* memory_file, std::uint64_t ram_bytes, const Re
   clock.step("create vcpu");
   map_file(vm, memory_file, 0);
   clock.step("map memory");
-  vm.add_ram_slots();
+  vm.add_ram_slots(slots);
   clock.step("memory slots");
   timing.slots_ns = timing.steps.back().ns;
   set_registers(vm.run, kResume);
@@ -248,7 +258,7 @@ Timing existing(int kvm, const char* memory_file, std::uint64_t ram_bytes, const
   vm.add_window();
   vm.add_cpu(kvm);
   vm.ram = map(ram_bytes, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  vm.add_ram_slots();
+  vm.add_ram_slots(whole_ram(ram_bytes));
   Clock clock(timing);
   map_file(vm, memory_file, MAP_FIXED);
   clock.step("map memory");
@@ -277,7 +287,7 @@ Timing boot(int kvm, std::span<const std::byte> elf, std::uint64_t ram_bytes,
   vm.ram = map(ram_bytes, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   load_elf(static_cast<std::byte*>(vm.ram), elf);
   clock.step("load image");
-  vm.add_ram_slots();
+  vm.add_ram_slots(whole_ram(ram_bytes));
   clock.step("memory slots");
   timing.slots_ns = timing.steps.back().ns;
   set_registers(vm.run, kEntry);

@@ -29,10 +29,22 @@ struct Request {
   std::span<const std::byte> arguments;
 };
 
+// A memory slot: so many bytes of RAM at a guest-physical address, from this offset of the memory
+// file.
+struct Slot {
+  std::uint64_t guest_base = 0;
+  std::uint64_t file_offset = 0;
+  std::uint64_t bytes = 0;
+};
+
+// The slots that cover all of a guest's RAM.
+std::vector<Slot> whole_ram(std::uint64_t ram_bytes);
+
 // Dies with a message where a step fails: it is a measuring device, not a product.
-// A new VM over `memory_file` (raw guest RAM: below 3 GiB first, the rest from 4 GiB), to the
-// answer.
-Timing fresh(int kvm, const char* memory_file, std::uint64_t ram_bytes, const Request& request);
+// A new VM over `memory_file` (raw guest RAM: below 3 GiB first, the rest from 4 GiB) with these
+// slots, to the answer.
+Timing fresh(int kvm, const char* memory_file, std::uint64_t ram_bytes, std::span<const Slot> slots,
+             const Request& request);
 
 // The same with VM, vCPU and memory slots made before the clock starts: what a pool could reach.
 Timing existing(int kvm, const char* memory_file, std::uint64_t ram_bytes, const Request& request);

@@ -55,7 +55,7 @@ int main(int argc, char** argv) {
   }
   if (std::strcmp(argv[1], "call") == 0 && argc == 5) {
     const std::string text = argv[4];
-    volt_floor::fresh(kvm, argv[2], ram_bytes,
+    volt_floor::fresh(kvm, argv[2], ram_bytes, volt_floor::whole_ram(ram_bytes),
                       {.function = kEchoFunction,
                        .arguments = std::as_bytes(std::span(text.data(), text.size()))});
     std::printf("%s\n", volt_floor::last_reply().c_str());
@@ -65,9 +65,10 @@ int main(int argc, char** argv) {
   const bool fresh = std::strcmp(argv[1], "fresh") == 0;
   if (!fresh && std::strcmp(argv[1], "existing") != 0) return usage();
   std::vector<Timing> runs(argc > 4 ? std::strtoul(argv[4], nullptr, 10) : 200);
+  const volt_floor::Request echo = {.function = kEchoFunction, .arguments = {}};
   for (Timing& run : runs) {
-    run = (fresh ? volt_floor::fresh : volt_floor::existing)(kvm, argv[2], ram_bytes,
-                                                             {.function = kEchoFunction});
+    run = fresh ? volt_floor::fresh(kvm, argv[2], ram_bytes, volt_floor::whole_ram(ram_bytes), echo)
+                : volt_floor::existing(kvm, argv[2], ram_bytes, echo);
   }
   if (!runs.empty()) print_steps(runs);
   return 0;

@@ -61,19 +61,19 @@ std::string number_of(const char* what, std::uint64_t i) {
 }
 
 // Up to and including the entry count; all that open() promises.
-Result<> check_head(std::span<const std::byte> file) {
-  if (file.size() < kIndexHeadBytes) {
-    return corrupt("head", join({std::to_string(file.size()), " bytes, not ",
-                                 std::to_string(kIndexHeadBytes)}));
+Result<> check_head(std::span<const std::byte> bytes, std::uint64_t file_bytes) {
+  if (bytes.size() < kIndexHeadBytes || file_bytes < kIndexHeadBytes) {
+    return corrupt("head", join({std::to_string(std::min<std::uint64_t>(bytes.size(), file_bytes)),
+                                 " bytes, not ", std::to_string(kIndexHeadBytes)}));
   }
-  const std::byte* head = file.data();
+  const std::byte* head = bytes.data();
   if (std::memcmp(head, kMagic, sizeof kMagic) != 0) return corrupt("magic", "not a Volt index");
   if (const auto major = load<std::uint16_t>(head + 8); major != kMajor) {
     return bad_field(Code::kUnsupported, "major",
                      join({std::to_string(major), ", this build reads ", std::to_string(kMajor)}));
   }
-  const Xxh128 sum = xxh128(file.first(kSummedHeadBytes));
-  if (!std::ranges::equal(sum, file.subspan(kSummedHeadBytes, kSumBytes))) {
+  const Xxh128 sum = xxh128(bytes.first(kSummedHeadBytes));
+  if (!std::ranges::equal(sum, bytes.subspan(kSummedHeadBytes, kSumBytes))) {
     return corrupt("head_sum", "bytes changed since it was written");
   }
   if (const auto bits = load<std::uint32_t>(head + 24); bits != 0) {
@@ -91,9 +91,9 @@ Result<> check_head(std::span<const std::byte> file) {
     return corrupt("entry_count", join({std::to_string(entry_count), ", at most ",
                                         std::to_string(kMaxMemoryBytes / unit_bytes)}));
   }
-  if (entries_in(file.size() - kIndexHeadBytes) != entry_count) {
+  if (entries_in(file_bytes - kIndexHeadBytes) != entry_count) {
     return corrupt("entry_count", join({std::to_string(entry_count), " does not fit a file of ",
-                                        std::to_string(file.size()), " bytes"}));
+                                        std::to_string(file_bytes), " bytes"}));
   }
   return {};
 }
@@ -136,13 +136,22 @@ std::vector<std::byte> encode_memory_index(std::span<const IndexEntry> entries,
   return file;
 }
 
+Result<IndexHead> decode_index_head(std::span<const std::byte> head, std::uint64_t file_bytes) {
+  VOLT_TRY_IN("index", check_head(head, file_bytes));
+  IndexHead decoded = {.unit_bytes = load<std::uint32_t>(head.data() + 12),
+                       .entry_count = load<std::uint64_t>(head.data() + 16),
+                       .digest = {}};
+  std::memcpy(decoded.digest.data(), head.data() + 32, decoded.digest.size());
+  return decoded;
+}
+
 Result<MemoryIndex> MemoryIndex::open(std::span<const std::byte> file) {
-  VOLT_TRY_IN("index", check_head(file));
+  const IndexHead head = VOLT_TRY(decode_index_head(file, file.size()));
   MemoryIndex index;
   index.file_ = file;
-  index.unit_bytes_ = load<std::uint32_t>(file.data() + 12);
-  index.entry_count_ = load<std::uint64_t>(file.data() + 16);
-  std::memcpy(index.digest_.data(), file.data() + 32, index.digest_.size());
+  index.unit_bytes_ = head.unit_bytes;
+  index.entry_count_ = head.entry_count;
+  index.digest_ = head.digest;
   index.checked_ = std::make_unique<std::atomic<bool>[]>(index.blocks());
   return index;
 }

@@ -64,6 +64,15 @@ Sha256 memory_digest(std::span<const IndexEntry> entries, std::uint64_t unit_byt
 std::vector<std::byte> encode_memory_index(std::span<const IndexEntry> entries,
                                            std::uint64_t unit_bytes);
 
+// What an index says before any of its entries is looked at.
+struct IndexHead {
+  std::uint64_t unit_bytes;
+  std::uint64_t entry_count;
+  Sha256 digest;
+};
+// Checks a head, given the first kIndexHeadBytes of a file of that size.
+Result<IndexHead> decode_index_head(std::span<const std::byte> head, std::uint64_t file_bytes);
+
 // A reader over the file's bytes, which must stay as they are while it lives. Safe to use from
 // several threads at once.
 class MemoryIndex {

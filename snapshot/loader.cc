@@ -61,7 +61,8 @@ Result<GuestMemory> map_regions(const OpenedSnapshot& snapshot, int fd, const ch
 }
 
 Result<LoadedMemory> load_map(const OpenedSnapshot& snapshot) {
-  return LoadedMemory{{}, VOLT_TRY(map_regions(snapshot, snapshot.memory().get(), kMemoryFile))};
+  GuestMemory memory = VOLT_TRY(map_regions(snapshot, snapshot.memory().get(), kMemoryFile));
+  return LoadedMemory{{}, std::move(memory), vmm::Attach::kDataFirst};
 }
 
 Result<LoadedMemory> load_copy(const OpenedSnapshot& snapshot) {
@@ -80,7 +81,7 @@ Result<LoadedMemory> load_copy(const OpenedSnapshot& snapshot) {
     }
     VOLT_TRY(snapshot.read_unit(entry, *unit));
   }
-  return LoadedMemory{{}, std::move(memory)};
+  return LoadedMemory{{}, std::move(memory), vmm::Attach::kAll};
 }
 
 Result<LoadedMemory> load_uffd(const std::shared_ptr<const OpenedSnapshot>& snapshot) {
@@ -101,7 +102,8 @@ Result<LoadedMemory> load_uffd(const std::shared_ptr<const OpenedSnapshot>& snap
     }
   }
   const std::uint64_t id = VOLT_TRY(server->attach(std::move(uffd), std::move(views)));
-  return LoadedMemory{PagedClone(std::move(server), id), std::move(memory)};
+  return LoadedMemory{PagedClone(std::move(server), id), std::move(memory),
+                      vmm::Attach::kDataFirst};
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include "snapshot/opened.h"
 #include "uffd/fault_server.h"
 #include "vmm/guest_memory.h"
+#include "vmm/ram_slots.h"
 
 namespace volt::snapshot {
 
@@ -52,6 +53,7 @@ class PagedClone {
 struct LoadedMemory {
   PagedClone pager;
   vmm::GuestMemory memory;
+  vmm::Attach attach;  // what of it needs a slot at once
 };
 
 Result<LoadedMemory> load_memory(Loader loader,

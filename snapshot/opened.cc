@@ -1,8 +1,10 @@
 #include "snapshot/opened.h"
 
 #include <fcntl.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 
 #include "formats/head.h"
@@ -12,6 +14,9 @@
 namespace volt::snapshot {
 namespace {
 
+// An index is held in memory whole while its entries are in use: enough for 2 TiB of data.
+constexpr std::uint64_t kMaxIndexBytes = std::uint64_t{1} << 30;
+constexpr std::size_t kHeadOnly = formats::kIndexHeadBytes;
 constexpr std::size_t kMaxHeadedFile = formats::kHeadBytes + formats::kMaxBodyBytes;
 
 Result<std::vector<std::byte>> read_file(const Fd& dir, const char* name, std::size_t limit) {
@@ -19,16 +24,61 @@ Result<std::vector<std::byte>> read_file(const Fd& dir, const char* name, std::s
   return read_whole(file, limit, name);
 }
 
-// A file that its manifest names: exactly as long as it says.
+std::unexpected<Error> wrong_size(const char* name, std::uint64_t size,
+                                  const formats::v1::FileRef& ref) {
+  return fail(Code::kCorrupt, std::string(name) + ": size: " + std::to_string(size) +
+                                  " bytes, the manifest says " + std::to_string(ref.size_bytes()));
+}
+
+// Before anything of that size is read or allocated.
+Result<> check_claim(const char* name, const formats::v1::FileRef& ref, std::uint64_t limit) {
+  if (ref.size_bytes() <= limit) return {};
+  return fail(Code::kCorrupt, std::string("manifest: ") + name +
+                                  ".size_bytes: " + std::to_string(ref.size_bytes()) +
+                                  ", at most " + std::to_string(limit));
+}
+
+// A file that its manifest names: exactly as long as it says, which is no more than `limit`.
 Result<std::vector<std::byte>> read_named(const Fd& dir, const char* name,
-                                          const formats::v1::FileRef& ref) {
+                                          const formats::v1::FileRef& ref, std::uint64_t limit) {
+  VOLT_TRY(check_claim(name, ref, limit));
   std::vector<std::byte> bytes = VOLT_TRY(read_file(dir, name, ref.size_bytes()));
-  if (bytes.size() != ref.size_bytes()) {
-    return fail(Code::kCorrupt, std::string(name) + ": size: " + std::to_string(bytes.size()) +
-                                    " bytes, the manifest says " +
-                                    std::to_string(ref.size_bytes()));
-  }
+  if (bytes.size() != ref.size_bytes()) return wrong_size(name, bytes.size(), ref);
   return bytes;
+}
+
+// [from, to) of the memory file holds nothing but zeros. Holes are skipped, not read.
+Result<std::uint64_t> check_zero(const Fd& memory, std::uint64_t from, std::uint64_t to,
+                                 std::span<std::byte> buffer) {
+  std::uint64_t read = 0;
+  while (from < to) {
+    const off_t data = ::lseek(memory.get(), static_cast<off_t>(from), SEEK_DATA);
+    if (data < 0 && errno == ENXIO) break;
+    if (data < 0) return sys_error("lseek", kMemoryFile);
+    from = static_cast<std::uint64_t>(data);
+    if (from >= to) break;
+    const auto part = buffer.first(std::min<std::uint64_t>(buffer.size(), to - from));
+    VOLT_TRY(read_exact(memory, part, from, kMemoryFile));
+    const auto other =
+        std::find_if(part.begin(), part.end(), [](std::byte b) { return b != std::byte{0}; });
+    if (other != part.end()) {
+      return fail(Code::kCorrupt,
+                  "memory: byte " +
+                      std::to_string(from + static_cast<std::uint64_t>(other - part.begin())) +
+                      ": not zero, though the index has no unit there");
+    }
+    from += part.size();
+    read += part.size();
+  }
+  return read;
+}
+
+// An index takes an entry for each unit that is stored, and a sum for 128 of them.
+std::uint64_t max_index_bytes(const formats::v1::Memory& memory) {
+  const std::uint64_t units = memory.stored_bytes() / memory.unit_bytes();
+  const std::uint64_t bytes =
+      formats::kIndexHeadBytes + units * (sizeof(formats::IndexEntry) + sizeof(formats::Xxh128));
+  return std::min(bytes, kMaxIndexBytes);
 }
 
 bool equal(const formats::Sha256& digest, const std::string& stored) {
@@ -38,16 +88,17 @@ bool equal(const formats::Sha256& digest, const std::string& stored) {
 
 }  // namespace
 
-Result<OpenedSnapshot> OpenedSnapshot::open(const Store& store, const Reference& reference) {
+Result<OpenedSnapshot> OpenedSnapshot::open(const Store& store, const Reference& reference,
+                                            Index index) {
   OpenedSnapshot snapshot;
   snapshot.dir_ = VOLT_TRY(store.find(reference));
   // A file that is missing now was removed with its snapshot meanwhile, or lost: the error names
   // it.
-  VOLT_TRY_IN("snapshot " + reference.text(), snapshot.open_files(reference));
+  VOLT_TRY_IN("snapshot " + reference.text(), snapshot.open_files(reference, index));
   return snapshot;
 }
 
-Result<> OpenedSnapshot::open_files(const Reference& reference) {
+Result<> OpenedSnapshot::open_files(const Reference& reference, Index index) {
   const std::vector<std::byte> manifest = VOLT_TRY(read_file(dir_, kManifestFile, kMaxHeadedFile));
   manifest_ = VOLT_TRY(formats::decode_manifest(manifest));
   digest_ = formats::sha256(manifest);
@@ -55,24 +106,38 @@ Result<> OpenedSnapshot::open_files(const Reference& reference) {
     return fail(Code::kCorrupt, "manifest: its digest is sha256:" + formats::to_hex(digest_) +
                                     ", not the one asked for");
   }
-  const std::vector<std::byte> state = VOLT_TRY(read_named(dir_, kStateFile, manifest_.state()));
+  const std::vector<std::byte> state =
+      VOLT_TRY(read_named(dir_, kStateFile, manifest_.state(), kMaxHeadedFile));
   state_ = VOLT_TRY(formats::decode_machine_state(state));
   if (!equal(formats::sha256(state), manifest_.state().sha256())) {
     return fail(Code::kCorrupt, "state: it is not the one the manifest names");
   }
-  index_bytes_ = VOLT_TRY(read_named(dir_, kIndexFile, manifest_.index()));
-  index_ =
-      std::make_unique<formats::MemoryIndex>(VOLT_TRY(formats::MemoryIndex::open(index_bytes_)));
-  if (!equal(index_->digest(), manifest_.memory().digest()) ||
-      index_->unit_bytes() != manifest_.memory().unit_bytes()) {
-    return fail(Code::kCorrupt, "index: digest: it is not the one the manifest names");
-  }
+  VOLT_TRY(open_index(index));
   memory_ = VOLT_TRY(open_at(dir_.get(), kMemoryFile, O_RDONLY));
   const std::uint64_t size = VOLT_TRY(file_size(memory_, kMemoryFile));
   if (size != memory_bytes()) {
     return fail(Code::kCorrupt, "memory: size: " + std::to_string(size) +
                                     " bytes, the manifest says " + std::to_string(memory_bytes()));
   }
+  return {};
+}
+
+Result<> OpenedSnapshot::open_index(Index index) {
+  const formats::v1::FileRef& ref = manifest_.index();
+  VOLT_TRY(check_claim(kIndexFile, ref, max_index_bytes(manifest_.memory())));
+  const Fd file = VOLT_TRY(open_at(dir_.get(), kIndexFile, O_RDONLY));
+  const std::uint64_t size = VOLT_TRY(file_size(file, kIndexFile));
+  if (size != ref.size_bytes()) return wrong_size(kIndexFile, size, ref);
+  index_bytes_.resize(index == Index::kWhole ? size : std::min<std::uint64_t>(size, kHeadOnly));
+  VOLT_TRY(read_exact(file, index_bytes_, 0, kIndexFile));
+  const formats::IndexHead head = VOLT_TRY(formats::decode_index_head(index_bytes_, size));
+  if (!equal(head.digest, manifest_.memory().digest()) ||
+      head.unit_bytes != manifest_.memory().unit_bytes()) {
+    return fail(Code::kCorrupt, "index: digest: it is not the one the manifest names");
+  }
+  if (index == Index::kHead) return {};
+  index_ =
+      std::make_unique<formats::MemoryIndex>(VOLT_TRY(formats::MemoryIndex::open(index_bytes_)));
   return {};
 }
 
@@ -100,14 +165,21 @@ Result<> OpenedSnapshot::read_unit(const formats::IndexEntry& entry,
   return {};
 }
 
-Result<> OpenedSnapshot::check_memory() const {
-  std::vector<std::byte> unit(index_->unit_bytes());
+Result<Verified> OpenedSnapshot::check_memory() const {
+  std::vector<std::byte> buffer(index_->unit_bytes());
+  Verified verified;
+  std::uint64_t end = 0;  // of what has been looked at
   for (std::uint64_t i = 0; i < index_->entry_count(); ++i) {
     VOLT_TRY(vmm::check_stop());
     const formats::IndexEntry entry = VOLT_TRY(index_->at(i));
-    VOLT_TRY(read_unit(entry, unit));
+    verified.bytes_read += VOLT_TRY(check_zero(memory_, end, entry.place, buffer));
+    VOLT_TRY(read_unit(entry, buffer));
+    end = entry.place + buffer.size();
+    ++verified.units;
   }
-  return {};
+  verified.bytes_read += verified.units * index_->unit_bytes();
+  verified.bytes_read += VOLT_TRY(check_zero(memory_, end, memory_bytes(), buffer));
+  return verified;
 }
 
 }  // namespace volt::snapshot

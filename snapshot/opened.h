@@ -16,11 +16,20 @@
 
 namespace volt::snapshot {
 
+struct Verified {
+  std::uint64_t units = 0;  // whose sums were right
+  std::uint64_t bytes_read = 0;
+};
+
 class OpenedSnapshot {
  public:
-  // Checks the manifest, the state and the index's head, and that they belong together. The index's
-  // blocks are checked when they are used.
-  static Result<OpenedSnapshot> open(const Store& store, const Reference& reference);
+  enum class Index {
+    kHead,   // checked, and no more of it read: enough to map memory
+    kWhole,  // index() may be used; its blocks are checked when they are
+  };
+  // Checks the manifest, the state and the index's head, and that they belong together.
+  static Result<OpenedSnapshot> open(const Store& store, const Reference& reference,
+                                     Index index = Index::kWhole);
 
   const formats::Manifest& manifest() const { return manifest_; }
   const formats::MachineState& state() const { return state_; }
@@ -36,12 +45,13 @@ class OpenedSnapshot {
 
   // Reads unit `entry` into `into` and checks its sum; kCorrupt names file, unit and place.
   Result<> read_unit(const formats::IndexEntry& entry, std::span<std::byte> into) const;
-  // Every unit's sum.
-  Result<> check_memory() const;
+  // Every unit's sum, and that what the index calls zero is zero: loader map shows both to a guest.
+  Result<Verified> check_memory() const;
 
  private:
   OpenedSnapshot() = default;
-  Result<> open_files(const Reference& reference);
+  Result<> open_files(const Reference& reference, Index index);
+  Result<> open_index(Index index);
 
   Fd dir_;
   Fd memory_;

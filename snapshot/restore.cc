@@ -20,6 +20,12 @@ class Laps {
   std::uint64_t since_ = vmm::monotonic_clock_ns();
 };
 
+// Mapping needs none of the index's entries; whoever reads units does.
+OpenedSnapshot::Index index_needed(Loader loader, bool verify_first) {
+  return loader == Loader::kMap && !verify_first ? OpenedSnapshot::Index::kHead
+                                                 : OpenedSnapshot::Index::kWhole;
+}
+
 // A guest with a resume entry begins there in a fresh CPU; any other goes on with its whole state.
 Result<> load_cpus(vmm::Machine& machine, const formats::MachineState& state) {
   if (state.has_resume()) {
@@ -60,13 +66,13 @@ Result<Restored> restore(const vmm::Kvm& kvm, const Store& store, const Referenc
   RestorePhases& phases = restored.phases;
 
   // 1. Resolve: the reference names a directory; manifest, state and index are opened and checked.
-  const auto snapshot =
-      std::make_shared<const OpenedSnapshot>(VOLT_TRY(OpenedSnapshot::open(store, reference)));
+  restored.loader = choose_loader(options.loader);
+  const bool verify_first = options.verify == RestoreOptions::Verify::kEverythingFirst;
+  const auto snapshot = std::make_shared<const OpenedSnapshot>(VOLT_TRY(
+      OpenedSnapshot::open(store, reference, index_needed(restored.loader.loader, verify_first))));
   // 2. Refuse a host that lacks what the guest needs.
   VOLT_TRY(require_compatible(snapshot->manifest(), snapshot->state(), kvm));
-  if (options.verify == RestoreOptions::Verify::kEverythingFirst) {
-    VOLT_TRY(snapshot->check_memory());
-  }
+  if (verify_first) VOLT_TRY(snapshot->check_memory());
   phases.resolve_ns = laps.lap();
 
   // 3. Build the VM: no guest in it yet.
@@ -75,10 +81,9 @@ Result<Restored> restore(const vmm::Kvm& kvm, const Store& store, const Referenc
   phases.vm_ns = laps.lap();
 
   // 4. Memory: mapped, faulted in or copied, as the loader does.
-  restored.loader = choose_loader(options.loader);
   LoadedMemory loaded = VOLT_TRY(load_memory(restored.loader.loader, snapshot));
   phases.memory_ns = laps.lap();
-  VOLT_TRY(machine->attach_memory(std::move(loaded.memory)));
+  VOLT_TRY(machine->attach_memory(std::move(loaded.memory), loaded.attach));
   phases.slots_ns = laps.lap();
 
   // 5. State: registers at the resume entry, or all that each CPU had.

@@ -122,7 +122,11 @@ Result<Draft> Store::begin() const {
     if (::mkdir(path.c_str(), 0755) != 0) return sys_error("mkdir", path);
     Result<Fd> dir = open_at(AT_FDCWD, path.c_str(), O_RDONLY | O_DIRECTORY);
     if (!dir && dir.error().code == Code::kNotFound) continue;
-    Draft draft(std::move(path), VOLT_TRY(std::move(dir)));
+    if (!dir) {
+      ::rmdir(path.c_str());
+      return std::unexpected(dir.error());
+    }
+    Draft draft(std::move(path), *std::move(dir));
     if (::flock(draft.dir().get(), LOCK_EX | LOCK_NB) != 0) {
       if (errno == EWOULDBLOCK) continue;
       return sys_error("flock", draft.path_);

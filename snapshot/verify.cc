@@ -1,14 +1,11 @@
 #include "snapshot/verify.h"
 
 #include <fcntl.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cstring>
 
-#include "vmm/interrupt.h"
 #include "vmm/os/file.h"
 
 namespace volt::snapshot {
@@ -40,51 +37,6 @@ Result<> check_agreement(const OpenedSnapshot& snapshot) {
   return {};
 }
 
-// [from, to) of the memory file holds nothing but zeros. Holes are skipped, not read.
-Result<std::uint64_t> check_zero(const Fd& memory, std::uint64_t from, std::uint64_t to,
-                                 std::span<std::byte> buffer) {
-  std::uint64_t read = 0;
-  while (from < to) {
-    const off_t data = ::lseek(memory.get(), static_cast<off_t>(from), SEEK_DATA);
-    if (data < 0 && errno == ENXIO) break;
-    if (data < 0) return sys_error("lseek", kMemoryFile);
-    from = static_cast<std::uint64_t>(data);
-    if (from >= to) break;
-    const auto part = buffer.first(std::min<std::uint64_t>(buffer.size(), to - from));
-    VOLT_TRY(read_exact(memory, part, from, kMemoryFile));
-    const auto other =
-        std::find_if(part.begin(), part.end(), [](std::byte b) { return b != std::byte{0}; });
-    if (other != part.end()) {
-      return fail(Code::kCorrupt,
-                  "memory: byte " +
-                      std::to_string(from + static_cast<std::uint64_t>(other - part.begin())) +
-                      ": not zero, though the index has no unit there");
-    }
-    from += part.size();
-    read += part.size();
-  }
-  return read;
-}
-
-Result<Verified> check_units(const OpenedSnapshot& snapshot) {
-  const formats::MemoryIndex& index = snapshot.index();
-  std::vector<std::byte> buffer(index.unit_bytes());
-  Verified verified;
-  std::uint64_t end = 0;  // of what has been looked at
-  for (std::uint64_t i = 0; i < index.entry_count(); ++i) {
-    VOLT_TRY(vmm::check_stop());
-    const formats::IndexEntry entry = VOLT_TRY(index.at(i));
-    verified.bytes_read += VOLT_TRY(check_zero(snapshot.memory(), end, entry.place, buffer));
-    VOLT_TRY(snapshot.read_unit(entry, buffer));
-    end = entry.place + buffer.size();
-    ++verified.units;
-  }
-  verified.bytes_read += verified.units * index.unit_bytes();
-  verified.bytes_read +=
-      VOLT_TRY(check_zero(snapshot.memory(), end, snapshot.memory_bytes(), buffer));
-  return verified;
-}
-
 Result<> check_index_file(const OpenedSnapshot& snapshot) {
   const Fd file = VOLT_TRY(open_at(snapshot.directory().get(), kIndexFile, O_RDONLY));
   const std::vector<std::byte> bytes =
@@ -97,11 +49,11 @@ Result<> check_index_file(const OpenedSnapshot& snapshot) {
 }
 
 Result<Verified> verify_opened(const OpenedSnapshot& snapshot, Depth depth) {
+  VOLT_TRY(snapshot.index().check_all());  // names the block that is damaged, so it comes first
   VOLT_TRY(check_index_file(snapshot));
-  VOLT_TRY(snapshot.index().check_all());
   VOLT_TRY(check_agreement(snapshot));
   if (depth == Depth::kHeads) return Verified{};
-  return check_units(snapshot);
+  return snapshot.check_memory();
 }
 
 }  // namespace

@@ -14,11 +14,6 @@ enum class Depth {
   kDeep,   // every unit of memory besides, and that what the index calls zero is zero
 };
 
-struct Verified {
-  std::uint64_t units = 0;  // whose sums were right
-  std::uint64_t bytes_read = 0;
-};
-
 // kCorrupt names file and field.
 Result<Verified> verify(const Store& store, const Reference& reference, Depth depth);
 

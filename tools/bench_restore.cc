@@ -40,6 +40,9 @@ struct Plan {
   snapshot::RestoreOptions options;
   std::string memory_file;
   std::uint64_t ram_bytes = 0;
+  std::uint64_t stored_bytes = 0;
+  std::uint64_t boot_us = 0;
+  std::vector<volt_floor::Slot> slots;  // what the floor gives its guest: the same as the product
   formats::v1::Guest guest;
   std::vector<std::uint64_t> pages;
   vmm::Call touch;
@@ -72,6 +75,8 @@ Result<Plan> plan_for(const Arguments& arguments, const snapshot::Store& store,
   const auto opened = VOLT_TRY(snapshot::OpenedSnapshot::open(store, reference));
   plan.guest = opened.manifest().guest();
   plan.ram_bytes = opened.memory_bytes();
+  plan.stored_bytes = opened.manifest().memory().stored_bytes();
+  plan.boot_us = opened.manifest().boot_us();
   plan.memory_file =
       store.path() + "/snapshots/" + formats::to_hex(opened.digest()) + "/" + snapshot::kMemoryFile;
   const std::uint64_t pages = plan.guest.working_set_bytes() / guest_abi::kPageBytes;
@@ -95,6 +100,21 @@ Result<Plan> plan_for(const Arguments& arguments, const snapshot::Store& store,
   return plan;
 }
 
+// The slots that the product gives this snapshot's clones, for the floor to do the same.
+Result<std::vector<volt_floor::Slot>> slots_of(const vmm::Kvm& kvm, const snapshot::Store& store,
+                                               const Plan& plan) {
+  const snapshot::Restored restored =
+      VOLT_TRY(snapshot::restore(kvm, store, plan.reference, plan.options));
+  std::vector<volt_floor::Slot> slots;
+  for (const auto& part : restored.sandbox->machine().ram().attached()) {
+    const std::uint64_t hole = part.guest_base < guest_abi::kLowRamEnd
+                                   ? 0
+                                   : guest_abi::kHighRamBase - guest_abi::kLowRamEnd;
+    slots.push_back({part.guest_base, part.guest_base - hole, part.host.size()});
+  }
+  return slots;
+}
+
 // The floor's steps under the name of the phase that does the same.
 const char* phase_of(std::string_view step) {
   if (step == "map memory") return "memory";
@@ -106,7 +126,7 @@ const char* phase_of(std::string_view step) {
 
 Result<> run_floor(const Fd& kvm, const Plan& plan, Report& report) {
   const volt_floor::Timing timing =
-      volt_floor::fresh(kvm.get(), plan.memory_file.c_str(), plan.ram_bytes,
+      volt_floor::fresh(kvm.get(), plan.memory_file.c_str(), plan.ram_bytes, plan.slots,
                         {.function = static_cast<std::uint32_t>(plan.touch.function),
                          .arguments = plan.touch.arguments});
   if (timing.checksum != plan.touch_sum) {
@@ -176,8 +196,10 @@ nlohmann::ordered_json json_of(const Plan& plan, const Report& report) {
           {"n", plan.runs},
           {"loader", loader_json(report.loader)},
           {"memory_bytes", plan.ram_bytes},
+          {"stored_bytes", plan.stored_bytes},
           {"working_set_bytes", plan.guest.working_set_bytes()},
           {"touched_pages", plan.pages.size()},
+          {"boot_us", plan.boot_us},
           {"floor_us", report.floor.json()},
           {"restore_us", report.restore.json()},
           {"phases_us", std::move(phases)},
@@ -209,9 +231,11 @@ std::string text_of(const Plan& plan, const Report& report) {
                               report.floor.quantile(0.5), report.floor.quantile(0.99)});
   text += table_row("first total", {report.restore.first(), report.restore.first(),
                                     report.floor.first(), report.floor.first()});
+  text += table_row("boot replaced", {static_cast<double>(plan.boot_us)});
   char line[64];
-  std::snprintf(line, sizeof line, "\nratio of medians: %.3f\n", ratio_of(report));
-  return text + line;
+  std::snprintf(line, sizeof line, "; ratio of medians: %.3f\n", ratio_of(report));
+  return text + "snapshot: " + human_size(plan.stored_bytes) + " stored of " +
+         human_size(plan.ram_bytes) + line;
 }
 
 // A snapshot for the bench alone, in a data directory of its own that goes away with it.
@@ -248,7 +272,8 @@ class Scratch {
 
 Result<int> report_on(const Arguments& arguments, const vmm::Kvm& kvm, const snapshot::Store& store,
                       const snapshot::Reference& reference) {
-  const Plan plan = VOLT_TRY(plan_for(arguments, store, reference));
+  Plan plan = VOLT_TRY(plan_for(arguments, store, reference));
+  plan.slots = VOLT_TRY(slots_of(kvm, store, plan));
   const Report report = VOLT_TRY(measure(arguments, kvm, store, plan));
   if (report.verified != plan.runs) {
     return fail(Code::kCorrupt, std::to_string(plan.runs - report.verified) +

@@ -24,7 +24,7 @@ Result<int> run(const Arguments& arguments) {
   const vmm::Kvm kvm = VOLT_TRY(vmm::Kvm::open());
   snapshot::Restored restored = VOLT_TRY(snapshot::restore(kvm, store, reference, options));
   const vmm::Reply reply =
-      VOLT_TRY(snapshot::first_call(restored, call, deadline, print_guest_log()));
+      VOLT_TRY_IN(words[1], snapshot::first_call(restored, call, deadline, print_guest_log()));
   if (arguments.json()) {
     VOLT_TRY(print_json({{"schema", "volt.call/v1"},
                          {"snapshot", reference.text()},

@@ -20,8 +20,16 @@ std::string environment(const char* name) {
   return value == nullptr ? "" : value;
 }
 
-// A guest that this machine could never hold is refused before anything is allocated.
-Result<> check_host_memory(std::uint64_t working_set) {
+// A working set that the guest or this machine could never hold is refused before anything is
+// allocated.
+Result<> check_working_set(std::uint64_t working_set, std::uint64_t ram) {
+  if (working_set % guest_abi::kPageBytes != 0) {
+    return fail(Code::kInvalid, "--working-set: a multiple of 4 KiB is expected");
+  }
+  if (working_set >= ram) {
+    return fail(Code::kInvalid, "--working-set " + human_size(working_set) +
+                                    " does not fit into --memory " + human_size(ram));
+  }
   struct sysinfo info;
   if (::sysinfo(&info) != 0) return sys_error("sysinfo");
   const std::uint64_t total = std::uint64_t{info.totalram} * info.mem_unit;
@@ -71,7 +79,7 @@ Result<snapshot::BootRequest> boot_request(const Arguments& arguments) {
     return fail(Code::kInvalid, "--working-set: the echo workload has none");
   }
   VOLT_TRY_IN("--memory", vmm::ram_layout(config.ram_bytes));
-  VOLT_TRY(check_host_memory(config.working_set_bytes));
+  VOLT_TRY(check_working_set(config.working_set_bytes, config.ram_bytes));
   return request;
 }
 

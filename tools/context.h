@@ -20,15 +20,16 @@ inline constexpr Option kTimeoutOption = {"--timeout", "SECONDS",
 // The guest that --workload, --memory, --working-set and --seed describe.
 Result<snapshot::BootRequest> boot_request(const Arguments& arguments);
 inline constexpr Option kWorkloadOption = {"--workload", "echo|kv", "what the guest does (kv)"};
-inline constexpr Option kMemoryOption = {"--memory", "SIZE", "the guest's memory (256M)"};
+inline constexpr Option kMemoryOption = {"--memory", "SIZE",
+                                         "the guest's memory, in steps of 2M, at most 16G (256M)"};
 inline constexpr Option kWorkingSetOption = {
-    "--working-set", "SIZE", "memory it fills before it is ready (64M; nothing for echo)"};
+    "--working-set", "SIZE", "memory kv fills before it is ready, in steps of 4K (64M)"};
 inline constexpr Option kSeedOption = {"--seed", "N", "what it fills it from (1)"};
 
 Result<snapshot::BootedSandbox> boot_guest(const vmm::Kvm& kvm, const Arguments& arguments,
                                            vmm::Deadline deadline);
 
-// --label K=V, --name N[:T] and the like: "sha256:..." of bytes that hold a digest.
+// "sha256:..." of bytes that hold a digest.
 std::string digest_text(std::span<const std::byte> digest);
 
 }  // namespace volt::tools

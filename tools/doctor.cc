@@ -1,7 +1,11 @@
 // volt doctor: what this host and this user can do, what that means, and what to do about the rest.
 #include <sys/resource.h>
+#include <sys/statvfs.h>
 #include <sys/sysinfo.h>
+#include <unistd.h>
 
+#include <cerrno>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "tools/commands.h"
@@ -31,14 +35,22 @@ struct Diagnosis {
   bool able = false;
 };
 
+const char* kvm_fix(const Error& error) {
+  switch (error.sys_errno) {
+    case EACCES:
+      return "sudo usermod -aG kvm $USER, then log in again";
+    case ENOENT:
+      return "sudo modprobe kvm_intel (or kvm_amd); if this is a VM, enable nested virtualization";
+    default:
+      return "check the kernel's version and log (uname -r; dmesg | grep -i kvm)";
+  }
+}
+
 // Runs guest code in both rings.
 void examine_kvm(Diagnosis& diagnosis) {
   const Result<vmm::Kvm> kvm = vmm::Kvm::open();
   if (!kvm) {
-    diagnosis.checks.push_back(
-        {"kvm", false, kvm.error().context,
-         "load kvm_intel or kvm_amd, enable nested "
-         "virtualization if this is a VM, or join the group that owns /dev/kvm"});
+    diagnosis.checks.push_back({"kvm", false, kvm.error().context, kvm_fix(kvm.error())});
     diagnosis.means =
         "no virtual machine can run here; stored snapshots can be listed and verified";
     return;
@@ -94,10 +106,32 @@ void examine_limits(Diagnosis& diagnosis) {
        human_size(free) + " free of " + human_size(std::uint64_t{info.totalram} * info.mem_unit) +
            (limited ? ", address space limited to " + human_size(space.rlim_cur) : ""),
        limited ? "ulimit -v unlimited" : ""});
+}
+
+// It is made when something is first written to it, so the nearest folder that is there decides.
+void examine_store(Diagnosis& diagnosis) {
+  constexpr const char* kFix = "export VOLT_DATA_DIR=DIRECTORY";
   const Result<snapshot::Store> store = open_store();
-  diagnosis.checks.push_back(store ? Check{"data directory", true, store->path(), ""}
-                                   : Check{"data directory", false, store.error().context,
-                                           "export VOLT_DATA_DIR=DIRECTORY"});
+  if (!store) {
+    diagnosis.checks.push_back({"data directory", false, store.error().context, kFix});
+    return;
+  }
+  std::error_code ignored;
+  std::filesystem::path there = std::filesystem::absolute(store->path(), ignored);
+  while (!std::filesystem::exists(there, ignored) && there.has_relative_path()) {
+    there = there.parent_path();
+  }
+  struct statvfs space = {};
+  if (::access(there.c_str(), W_OK | X_OK) != 0 || ::statvfs(there.c_str(), &space) != 0) {
+    diagnosis.checks.push_back({"data directory", false,
+                                store->path() + ": this user may not write to " + there.string(),
+                                kFix});
+    return;
+  }
+  diagnosis.checks.push_back(
+      {"data directory", true,
+       store->path() + ", " + human_size(std::uint64_t{space.f_bavail} * space.f_frsize) + " free",
+       ""});
 }
 
 std::string text_of(const Diagnosis& diagnosis) {
@@ -113,6 +147,7 @@ Result<int> run(const Arguments& arguments) {
   Diagnosis diagnosis;
   examine_kvm(diagnosis);
   examine_limits(diagnosis);
+  examine_store(diagnosis);
   nlohmann::ordered_json checks = nlohmann::ordered_json::array();
   for (const Check& check : diagnosis.checks) {
     checks.push_back(

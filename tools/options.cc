@@ -69,7 +69,10 @@ Result<Arguments> parse(std::span<const Option> options, std::span<char* const> 
     const std::size_t equals = word.starts_with("--") ? word.find('=') : std::string::npos;
     const std::string name = word.substr(0, equals);
     const Option* option = find(options, name == "-h" ? "--help" : name);
-    if (option == nullptr) return fail(Code::kInvalid, "unknown option '" + name + "'");
+    if (option == nullptr) {
+      return fail(Code::kInvalid,
+                  "unknown option '" + name + "'; an operand that begins with '-' goes after '--'");
+    }
     const bool takes_value = *option->value != '\0';
     std::string value;
     if (equals != std::string::npos) {

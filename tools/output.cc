@@ -37,9 +37,15 @@ const CodeWords& words_of(Code code) {
   return kCodes[0];
 }
 
-// The next command to type, with the real name in it.
+// Whether a command's first operand names a snapshot.
+bool takes_reference(std::string_view command) {
+  return command == "call" || (command.starts_with("snapshot ") && command != "snapshot create");
+}
+
+// The next command to type, with the real name in it; never the one that just failed.
 std::string advice(Code code, std::string_view command, const std::vector<std::string>& operands) {
-  const std::string reference = operands.empty() ? "REF" : operands[0];
+  const bool named = takes_reference(command) && !operands.empty();
+  const std::string reference = named ? operands[0] : "REF";
   switch (code) {
     case Code::kInvalid:
       return "volt " + std::string(command) + (command.empty() ? "--help" : " --help");
@@ -49,21 +55,22 @@ std::string advice(Code code, std::string_view command, const std::vector<std::s
       return command == "snapshot create" ? "the same command with --replace, or another --name"
                                           : "volt snapshot ls";
     case Code::kUnsupported:
-      return "volt snapshot compat " + reference;
+      return command == "snapshot compat" ? "volt version" : "volt snapshot compat " + reference;
     case Code::kHostUnable:
-      return "volt doctor";
+      return command == "doctor" ? "volt doctor --json" : "volt doctor";
     case Code::kCorrupt:
-      return "volt snapshot verify --deep " + reference;
     case Code::kPageLost:
+      if (command == "snapshot verify") return "volt snapshot rm " + reference;
       return "volt snapshot verify --deep " + reference;
     case Code::kDeadline:
       return "the same command with a larger --timeout";
     case Code::kBusy:
-      return "the same command again";
-    case Code::kGuestCrashed:
     case Code::kInterrupted:
+      return "the same command again";
+    case Code::kGuestCrashed:  // by itself, or because its memory is not what was captured
+      return named ? "volt snapshot verify --deep " + reference : "volt doctor";
     case Code::kSystem:
-      return "";
+      return "volt doctor";
   }
   return "";
 }

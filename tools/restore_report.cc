@@ -47,7 +47,7 @@ nlohmann::ordered_json phases_json(const snapshot::RestorePhases& phases) {
 
 std::string table_row(const std::string& name, const std::vector<double>& numbers) {
   char cell[64];
-  std::snprintf(cell, sizeof cell, "%-12s", name.c_str());
+  std::snprintf(cell, sizeof cell, "%-14s", name.c_str());
   std::string row = cell;
   for (const double number : numbers) {
     std::snprintf(cell, sizeof cell, " %12.1f", number);
@@ -58,7 +58,7 @@ std::string table_row(const std::string& name, const std::vector<double>& number
 
 std::string table_head(const std::string& name, const std::vector<std::string>& columns) {
   char cell[64];
-  std::snprintf(cell, sizeof cell, "%-12s", name.c_str());
+  std::snprintf(cell, sizeof cell, "%-14s", name.c_str());
   std::string row = cell;
   for (const std::string& column : columns) {
     std::snprintf(cell, sizeof cell, " %12s", column.c_str());

@@ -29,7 +29,8 @@ Result<int> run(const Arguments& arguments) {
   const vmm::Kvm kvm = VOLT_TRY(vmm::Kvm::open());
   const snapshot::BootedSandbox booted = VOLT_TRY(boot_guest(kvm, arguments, deadline));
   progress("booted in " + std::to_string(booted.phases.total_us()) + " us");
-  const vmm::Reply reply = VOLT_TRY(booted.sandbox->call(call, deadline, print_guest_log()));
+  const vmm::Reply reply =
+      VOLT_TRY_IN(words[0], booted.sandbox->call(call, deadline, print_guest_log()));
   if (!arguments.json()) {
     VOLT_TRY(print_text(reply_text(call, reply)));
     return 0;

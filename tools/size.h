@@ -9,7 +9,7 @@
 
 namespace volt::tools {
 
-// "64M", "1G", "4096", "8KiB": powers of 1024. kInvalid names `what`.
+// "64M", "1g", "4096", "8KiB": powers of 1024. kInvalid names `what`.
 Result<std::uint64_t> parse_size(std::string_view text, std::string_view what);
 Result<std::uint64_t> parse_number(std::string_view text, std::string_view what);
 

@@ -1,7 +1,9 @@
 // volt snapshot create: boots (or restores) a guest, calls it if asked to, captures it.
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "formats/manifest.h"
 #include "snapshot/capture.h"
 #include "snapshot/restore.h"
 #include "tools/commands.h"
@@ -55,6 +57,16 @@ Result<> make_calls(snapshot::Sandbox& sandbox, const Arguments& arguments,
   return {};
 }
 
+// The rule of formats/manifest.proto, said before the guest boots.
+Result<> check_label(std::string_view text, std::string_view key, std::string_view value) {
+  const bool named = std::all_of(key.begin(), key.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+  });
+  if (named && !key.empty() && key.size() <= 63 && value.size() <= 255) return {};
+  return fail(Code::kInvalid, "--label '" + std::string(text.substr(0, 80)) +
+                                  "': a key is 1 to 63 of [a-z0-9._-], a value at most 255 bytes");
+}
+
 Result<snapshot::CaptureOptions> capture_options(const Arguments& arguments) {
   snapshot::CaptureOptions options;
   if (arguments.has("--replace")) options.if_taken = snapshot::Store::IfTaken::kReplace;
@@ -63,7 +75,14 @@ Result<snapshot::CaptureOptions> capture_options(const Arguments& arguments) {
     if (equals == std::string::npos) {
       return fail(Code::kInvalid, "--label '" + label + "': KEY=VALUE is expected");
     }
-    options.labels[label.substr(0, equals)] = label.substr(equals + 1);
+    const std::string key = label.substr(0, equals), value = label.substr(equals + 1);
+    VOLT_TRY(check_label(label, key, value));
+    if (!options.labels.emplace(key, value).second) {
+      return fail(Code::kInvalid, "--label '" + key + "' is given twice");
+    }
+  }
+  if (options.labels.size() > formats::kMaxLabels) {
+    return fail(Code::kInvalid, "--label: at most " + std::to_string(formats::kMaxLabels));
   }
   return options;
 }
@@ -120,7 +139,7 @@ Result<int> run(const Arguments& arguments) {
   }
   const std::string name = reference.tag == "latest" ? reference.name : reference.text();
   VOLT_TRY(print_text(
-      "created " + reference.text() + "  " + digest_text(captured.digest).substr(0, 19) + "\n" +
+      "created " + reference.text() + "\n" + "  digest   " + digest_text(captured.digest) + "\n" +
       "  memory   " + human_size(captured.stored_bytes) + " stored of " +
       human_size(captured.apparent_bytes) + "\n" + "  replaces " + std::to_string(boot_us) +
       " us of booting\n" + "restore it:  volt snapshot restore " + name + "\n" +

@@ -1,4 +1,5 @@
 // volt snapshot ls, inspect, rm: the store as people see it.
+#include <algorithm>
 #include <ctime>
 #include <nlohmann/json.hpp>
 
@@ -26,18 +27,22 @@ std::string padded(std::string text, std::size_t width) {
   return text + "  ";
 }
 
-// One that cannot be read is listed with its reason; the others are listed all the same.
-nlohmann::ordered_json listed(const snapshot::Store& store,
-                              const snapshot::ListedSnapshot& snapshot) {
+// One that cannot be read is listed with its reason; the others are listed all the same. One that
+// another process removed meanwhile is left out.
+void add_listed(const snapshot::Store& store, const snapshot::ListedSnapshot& snapshot,
+                nlohmann::ordered_json& items) {
   const auto opened = snapshot::OpenedSnapshot::open(store, snapshot.reference);
-  if (opened) return snapshot_json(*opened, snapshot.reference);
-  return {{"name", snapshot.reference.text()},
-          {"digest", "sha256:" + snapshot.digest_hex},
-          {"error", opened.error().context}};
+  if (opened) {
+    items.push_back(snapshot_json(*opened, snapshot.reference));
+  } else if (store.exists(snapshot.reference)) {
+    items.push_back({{"name", snapshot.reference.text()},
+                     {"digest", "sha256:" + snapshot.digest_hex},
+                     {"error", opened.error().context}});
+  }
 }
 
-std::string line_of(const nlohmann::ordered_json& item) {
-  std::string line = padded(item["name"].get<std::string>(), 20) +
+std::string line_of(const nlohmann::ordered_json& item, std::size_t name_width) {
+  std::string line = padded(item["name"].get<std::string>(), name_width) +
                      item["digest"].get<std::string>().substr(7, 12) + "  ";
   if (item.contains("error")) return line + "damaged: " + item["error"].get<std::string>() + "\n";
   const std::string memory = human_size(item["stored_bytes"].get<std::uint64_t>()) + " / " +
@@ -50,7 +55,7 @@ Result<int> list(const Arguments& arguments) {
   const snapshot::Store store = VOLT_TRY(open_store());
   nlohmann::ordered_json items = nlohmann::ordered_json::array();
   for (const snapshot::ListedSnapshot& each : VOLT_TRY(store.list())) {
-    items.push_back(listed(store, each));
+    add_listed(store, each, items);
   }
   if (arguments.json()) {
     VOLT_TRY(print_json(
@@ -61,11 +66,28 @@ Result<int> list(const Arguments& arguments) {
     VOLT_TRY(print_text("no snapshots; make one:  volt snapshot create --name demo\n"));
     return 0;
   }
-  std::string text = padded("NAME", 20) + padded("DIGEST", 12) + padded("GUEST", 8) +
+  std::size_t width = 20;
+  for (const auto& item : items) width = std::max(width, item["name"].get<std::string>().size());
+  std::string text = padded("NAME", width) + padded("DIGEST", 12) + padded("GUEST", 8) +
                      padded("MEMORY stored/virtual", 22) + "AGE\n";
-  for (const auto& item : items) text += line_of(item);
+  for (const auto& item : items) text += line_of(item, width);
   VOLT_TRY(print_text(text));
   return 0;
+}
+
+// One line a value: `guest.seed   1`. Texts come from files; what is in them stays on its line.
+void add_lines(const std::string& key, const nlohmann::ordered_json& value, std::string& text) {
+  if (value.is_object() && !value.empty()) {
+    for (const auto& [name, part] : value.items()) {
+      add_lines(key.empty() ? name : key + "." + name, part, text);
+    }
+    return;
+  }
+  std::string shown = value.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  if (value.is_string() && shown.find('\\') == std::string::npos) {
+    shown = shown.substr(1, shown.size() - 2);
+  }
+  text += padded(key, 30) + shown + "\n";
 }
 
 Result<int> inspect(const Arguments& arguments) {
@@ -79,20 +101,34 @@ Result<int> inspect(const Arguments& arguments) {
     return 0;
   }
   std::string text;
-  for (const auto& [key, value] : document.items()) {
-    if (key == "schema") continue;
-    text += padded(key, 16) + (value.is_string() ? value.get<std::string>() : value.dump()) + "\n";
-  }
+  document.erase("schema");
+  add_lines("", document, text);
   VOLT_TRY(print_text(text));
   return 0;
 }
 
+// What may be removed: a name that is there and, where a digest was given too, still has it.
+Result<snapshot::Reference> removable(const snapshot::Store& store, const std::string& word) {
+  auto reference = VOLT_TRY(snapshot::Reference::parse(word));
+  if (reference.name.empty()) return reference;  // the store says what it wants instead
+  const std::string digest = VOLT_TRY(store.digest_of(reference));
+  if (reference.digest && formats::to_hex(*reference.digest) != digest) {
+    return fail(Code::kConflict, "'" + reference.text() + "' is sha256:" + digest +
+                                     " by now, not the digest given; nothing was removed");
+  }
+  return reference;
+}
+
 Result<int> remove(const Arguments& arguments) {
   const snapshot::Store store = VOLT_TRY(open_store());
+  // All are looked at before the first is removed.
+  std::vector<snapshot::Reference> references;
+  for (const std::string& word : arguments.positional()) {
+    references.push_back(VOLT_TRY(removable(store, word)));
+  }
   nlohmann::ordered_json removed = nlohmann::ordered_json::array();
   std::string text;
-  for (const std::string& word : arguments.positional()) {
-    const auto reference = VOLT_TRY(snapshot::Reference::parse(word));
+  for (const snapshot::Reference& reference : references) {
     VOLT_TRY(store.remove(reference));
     removed.push_back(reference.text());
     text += "removed " + reference.text() + "\n";
@@ -128,7 +164,9 @@ const Command kSnapshotInspect = {.path = "snapshot inspect",
 const Command kSnapshotRm = {.path = "snapshot rm",
                              .operands = "REF...",
                              .summary = "forget names, and the snapshots no other name holds",
-                             .details = "Clones that run from a removed snapshot go on running.\n",
+                             .details =
+                                 "Clones that run from a removed snapshot go on running. "
+                                 "Nothing is removed if one REF is not there.\n",
                              .example = "volt snapshot rm demo:v1",
                              .options = {},
                              .least = 1,

@@ -26,7 +26,7 @@ struct Report {
   PhaseSamples samples;
   snapshot::ChosenLoader loader;
   std::uint64_t verified = 0;
-  bool pristine = true;  // what was expected came from the seed
+  bool from_seed = false;  // what was expected came from the seed, not from the capture's sums
   uffd::FaultCounts faults;
 };
 
@@ -51,6 +51,7 @@ Result<Report> restore_all(const Arguments& arguments, const snapshot::Reference
       .loader = VOLT_TRY(snapshot::parse_loader(arguments.get("--loader", "auto"))),
       .verify = verify ? snapshot::RestoreOptions::Verify::kEverythingFirst
                        : snapshot::RestoreOptions::Verify::kAsLoaderDoes};
+  VOLT_TRY(deadline_of(arguments));  // what is wrong with it is said before KVM is asked for
   const snapshot::Store store = VOLT_TRY(open_store());
   const vmm::Kvm kvm = VOLT_TRY(vmm::Kvm::open());
   const vmm::Call health = make_call(guest_abi::Function::kHealth, {});
@@ -66,7 +67,7 @@ Result<Report> restore_all(const Arguments& arguments, const snapshot::Reference
     report.loader = restored.loader;
     const formats::v1::Guest& guest = restored.sandbox->facts().guest;
     if (!expected) expected = verify ? expected_scan(guest) : guest.health_checksum();
-    report.pristine = guest.calls_size() == 0;
+    report.from_seed = verify && guest.calls_size() == 0;
     if (VOLT_TRY(is_right(restored, reply, verify, *expected, deadline))) ++report.verified;
     if (const auto* server = restored.sandbox->pager().server()) report.faults = server->counts();
     if ((i + 1) % 50 == 0 && i + 1 < count) {
@@ -102,7 +103,7 @@ nlohmann::ordered_json json_of(const Report& report, const snapshot::Reference& 
                                  {"snapshot", reference.text()},
                                  {"count", report.samples.total.count()},
                                  {"verified", report.verified},
-                                 {"expected_from", report.pristine ? "seed" : "capture"},
+                                 {"expected_from", report.from_seed ? "seed" : "capture"},
                                  {"loader", loader_json(report.loader)},
                                  {"phases_us", std::move(phases)},
                                  {"total_us", report.samples.total.json()}};

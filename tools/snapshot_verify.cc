@@ -8,6 +8,7 @@
 #include "tools/context.h"
 #include "tools/output.h"
 #include "tools/size.h"
+#include "vmm/interrupt.h"
 
 namespace volt::tools {
 namespace {
@@ -26,23 +27,52 @@ Result<std::vector<snapshot::Reference>> what_to_verify(const snapshot::Store& s
   return references;
 }
 
+// A name that is there promises a whole snapshot: what is missing of it was lost. A listed name
+// that is not there any more was removed meanwhile; that is no failure.
+std::optional<Error> failure_of(const snapshot::Store& store, const snapshot::Reference& reference,
+                                bool listed, Error error) {
+  if (error.code != Code::kNotFound) return error;
+  if (store.exists(reference)) {
+    return Error{Code::kCorrupt, error.sys_errno, "its name is there, but " + error.context};
+  }
+  return listed ? std::nullopt : std::optional(std::move(error));
+}
+
+// The bad ones; the others are checked all the same, and one error names them all.
+void add_failure(std::optional<Error>& all, Error error) {
+  if (all) {
+    all->context += "; " + error.context;
+  } else {
+    all = std::move(error);
+  }
+}
+
 Result<int> verify(const Arguments& arguments) {
   const snapshot::Store store = VOLT_TRY(open_store());
   const bool deep = arguments.has("--deep");
   const snapshot::Depth depth = deep ? snapshot::Depth::kDeep : snapshot::Depth::kHeads;
   nlohmann::ordered_json items = nlohmann::ordered_json::array();
   std::string text;
+  const bool all = arguments.positional().empty();
+  std::optional<Error> failures;
   for (const snapshot::Reference& reference : VOLT_TRY(what_to_verify(store, arguments))) {
     progress("verifying " + reference.text() + " ...");
-    const snapshot::Verified verified = VOLT_TRY(snapshot::verify(store, reference, depth));
+    const Result<snapshot::Verified> verified = snapshot::verify(store, reference, depth);
+    if (!verified) {
+      VOLT_TRY(vmm::check_stop());
+      auto failure = failure_of(store, reference, all, verified.error());
+      if (failure) add_failure(failures, std::move(*failure));
+      continue;
+    }
     items.push_back({{"name", reference.text()},
                      {"ok", true},
-                     {"units_checked", verified.units},
-                     {"bytes_read", verified.bytes_read}});
+                     {"units_checked", verified->units},
+                     {"bytes_read", verified->bytes_read}});
     text += reference.text() + ": good" +
-            (deep ? ", " + human_size(verified.bytes_read) + " of memory read\n"
+            (deep ? ", " + human_size(verified->bytes_read) + " of memory read\n"
                   : ", heads and index (--deep checks the memory)\n");
   }
+  if (failures) return std::unexpected(std::move(*failures));
   const std::vector<std::string> strays = VOLT_TRY(snapshot::find_strays(store));
   for (const std::string& stray : strays) text += "stray: " + stray + "\n";
   if (text.empty()) text = "no snapshots\n";

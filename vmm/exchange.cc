@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cstring>
 
 #include "vmm/guest_memory.h"
@@ -30,7 +31,10 @@ std::uint32_t load_acquire(const std::uint32_t& shared) {
 
 Result<Exchange> Exchange::create() {
   Mapping window = VOLT_TRY(GuestMemory::reserve(guest_abi::kWindowBytes));
-  VOLT_TRY(GuestMemory::settle(window.bytes()));
+  // One word written must not cost 2 MiB. EINVAL: a kernel without huge pages.
+  if (::madvise(window.data(), window.size(), MADV_NOHUGEPAGE) != 0 && errno != EINVAL) {
+    return sys_error("madvise window");
+  }
   return Exchange(std::move(window));
 }
 

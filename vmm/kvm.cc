@@ -155,6 +155,13 @@ Result<Vcpu> Vm::create_vcpu(std::uint32_t id) {
   return Vcpu(std::move(fd), std::move(run));
 }
 
+Result<> Vm::enable_cap(std::uint32_t capability, std::uint64_t argument) {
+  kvm_enable_cap request = {};
+  request.cap = capability;
+  request.args[0] = argument;
+  return set(fd_, KVM_ENABLE_CAP, request, "KVM_ENABLE_CAP");
+}
+
 Result<> Vm::ioeventfd(std::uint16_t port, const Fd& event) {
   kvm_ioeventfd request = {};
   request.addr = port;

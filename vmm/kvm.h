@@ -1,5 +1,5 @@
-// The three kinds of KVM descriptor. One method is one ioctl, named after it: no logging, no policy,
-// and no retries but create_vm()'s.
+// The three kinds of KVM descriptor. One method is one ioctl, named after it: no logging, no
+// policy, and no retries but create_vm()'s.
 //   Kvm  - /dev/kvm: what the host offers; creates VMs
 //   Vm   - one guest: memory slots, doorbells; creates vCPUs
 //   Vcpu - one CPU: register state and run(); used by one thread at a time
@@ -65,6 +65,7 @@ class Vm {
   Result<> set_user_memory_region(std::uint32_t slot, std::uint64_t guest_base,
                                   std::span<std::byte> memory);
   Result<Vcpu> create_vcpu(std::uint32_t id);
+  Result<> enable_cap(std::uint32_t capability, std::uint64_t argument);
   // A 4-byte OUT to `port` adds 1 to `event` and the guest runs on.
   Result<> ioeventfd(std::uint16_t port, const Fd& event);
   // Of every vCPU it creates. Asked of the VM because asking a vCPU costs 10 us more.

@@ -62,13 +62,16 @@ Result<std::unique_ptr<Machine>> Machine::build(const Kvm& kvm, std::size_t cpus
       new Machine(std::move(exchange), std::move(vm), std::move(vcpus)));
 }
 
-Result<> Machine::attach_memory(GuestMemory memory) {
-  std::uint32_t slot = kFirstRamSlot;
-  for (const GuestMemory::Region& region : memory.regions()) {
-    VOLT_TRY(vm_.set_user_memory_region(slot++, region.guest_base, region.host.bytes()));
-  }
-  memory_ = std::move(memory);
-  return {};
+Machine::Machine(Exchange exchange, Vm vm, std::vector<Vcpu> vcpus)
+    : ram_(kFirstRamSlot),
+      exchange_(std::move(exchange)),
+      vm_(std::move(vm)),
+      vcpus_(std::move(vcpus)) {}
+
+Result<> Machine::attach_memory(GuestMemory memory, Attach how) {
+  // See ram_slots.h: an access carried out by the host is not atomic against another CPU.
+  const Attach safe = vcpus_.size() == 1 ? how : Attach::kAll;
+  return ram_.attach(vm_, std::move(memory), safe);
 }
 
 void Machine::start(const kvm_regs& regs, const kvm_sregs& sregs) {
@@ -95,7 +98,11 @@ Result<Doorbell> Machine::run(Deadline deadline) {
   for (;;) {
     const Result<Vcpu::Ran> ran = vcpu.run();
     if (!ran) return page_lost(ran.error());
-    if (*ran == Vcpu::Ran::kExited) return take_exit();
+    if (*ran == Vcpu::Ran::kExited) {
+      const bool reached_ram = VOLT_TRY(ram_.resolve(vm_, page));
+      if (!reached_ram) return take_exit();
+      continue;
+    }
     // Cleared before the reasons are looked at: a signal from here on sets it again.
     store_immediate_exit(page, 0);
     VOLT_TRY(check_stop());
@@ -127,7 +134,7 @@ std::unexpected<Error> Machine::panicked(std::uint32_t vector) const {
   const Result<kvm_sregs> sregs = vcpus_[0].get_sregs();
   if (!regs || !sregs) return crashed("an exception, and its registers cannot be read");
   guest_abi::PanicFrame frame = {};
-  const Result<> read = memory_.read(regs->rsp, std::as_writable_bytes(std::span(&frame, 1)));
+  const Result<> read = memory().read(regs->rsp, std::as_writable_bytes(std::span(&frame, 1)));
   if (!read) return crashed("an exception, and its stack is not memory");
   kvm_regs at_fault = *regs;
   at_fault.rip = frame.rip;
@@ -150,6 +157,8 @@ Result<> Machine::quiesce() {
       store_immediate_exit(vcpu.page(), 0);
       if (!ran) return page_lost(ran.error());
       if (*ran == Vcpu::Ran::kInterrupted) break;
+      // Whichever it was, the second half of an access is done by the next run.
+      static_cast<void>(VOLT_TRY(ram_.resolve(vm_, vcpu.page())));
       if (++runs == kMaxQuiesceRuns) {
         return fail(Code::kBusy, "a CPU does not come to rest: " + describe_exit(vcpu.page()));
       }

@@ -17,6 +17,7 @@
 #include "vmm/guest_memory.h"
 #include "vmm/interrupt.h"
 #include "vmm/kvm.h"
+#include "vmm/ram_slots.h"
 
 namespace volt::vmm {
 
@@ -33,7 +34,7 @@ class Machine {
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
 
-  Result<> attach_memory(GuestMemory memory);
+  Result<> attach_memory(GuestMemory memory, Attach how = Attach::kAll);
 
   // CPU 0 begins at `regs` in an otherwise fresh CPU. Costs no ioctl at all: the registers ride on
   // the first run, and CPUID is left empty, since a guest that starts this way never asks (setting
@@ -55,17 +56,17 @@ class Machine {
   Result<> signal_kicks_to(const Fd& event);
 
   Exchange& exchange() { return exchange_; }
-  const GuestMemory& memory() const { return memory_; }
+  const GuestMemory& memory() const { return ram_.memory(); }
+  const RamSlots& ram() const { return ram_; }
   Result<std::uint64_t> tsc_khz() const { return vm_.get_tsc_khz(); }
 
  private:
-  Machine(Exchange exchange, Vm vm, std::vector<Vcpu> vcpus)
-      : exchange_(std::move(exchange)), vm_(std::move(vm)), vcpus_(std::move(vcpus)) {}
+  Machine(Exchange exchange, Vm vm, std::vector<Vcpu> vcpus);
   Result<Doorbell> take_exit();
   std::unexpected<Error> panicked(std::uint32_t vector) const;
 
   // Destroyed last to first: CPUs, then the VM, then the memory it used.
-  GuestMemory memory_{{}};
+  RamSlots ram_;
   Exchange exchange_;
   Vm vm_;
   std::vector<Vcpu> vcpus_;

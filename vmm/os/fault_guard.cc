@@ -14,21 +14,22 @@ thread_local void* t_fault_address = nullptr;
 
 struct sigaction g_previous[2];  // what handled SIGBUS and SIGSEGV before us
 
-void on_fault(int signal, siginfo_t* info, void*) {
+void on_fault(int signal, siginfo_t* info, void* context) {
   if (t_landing == nullptr) {  // not ours: it happens again, to whoever was responsible before
     ::sigaction(signal, &g_previous[signal == SIGBUS ? 0 : 1], nullptr);
     return;
   }
   t_fault_address = info->si_addr;
+  // This handler does not return, so nobody else puts back the mask it was entered with.
+  ::pthread_sigmask(SIG_SETMASK, &static_cast<ucontext_t*>(context)->uc_sigmask, nullptr);
   siglongjmp(*t_landing, 1);
 }
 
-// A page that no longer exists raises SIGBUS; one that its pager has forbidden, SIGSEGV. SA_NODEFER
-// because the handler leaves by siglongjmp, which does not restore the mask.
+// A page that no longer exists raises SIGBUS; one that its pager has forbidden, SIGSEGV.
 bool install_handlers() {
   struct sigaction action = {};
   action.sa_sigaction = on_fault;
-  action.sa_flags = SA_SIGINFO | SA_NODEFER;
+  action.sa_flags = SA_SIGINFO;
   return ::sigaction(SIGBUS, &action, &g_previous[0]) == 0 &&
          ::sigaction(SIGSEGV, &action, &g_previous[1]) == 0;
 }
