@@ -42,9 +42,10 @@ Result<> check_claim(const char* name, const formats::v1::FileRef& ref, std::uin
 Result<std::vector<std::byte>> read_named(const Fd& dir, const char* name,
                                           const formats::v1::FileRef& ref, std::uint64_t limit) {
   VOLT_TRY(check_claim(name, ref, limit));
-  std::vector<std::byte> bytes = VOLT_TRY(read_file(dir, name, ref.size_bytes()));
-  if (bytes.size() != ref.size_bytes()) return wrong_size(name, bytes.size(), ref);
-  return bytes;
+  const Fd file = VOLT_TRY(open_at(dir.get(), name, O_RDONLY));
+  const std::uint64_t size = VOLT_TRY(file_size(file, name));
+  if (size != ref.size_bytes()) return wrong_size(name, size, ref);
+  return read_whole(file, size, name);
 }
 
 // [from, to) of the memory file holds nothing but zeros. Holes are skipped, not read.
@@ -103,8 +104,9 @@ Result<> OpenedSnapshot::open_files(const Reference& reference, Index index) {
   manifest_ = VOLT_TRY(formats::decode_manifest(manifest));
   digest_ = formats::sha256(manifest);
   if (reference.digest && *reference.digest != digest_) {
-    return fail(Code::kCorrupt, "manifest: its digest is sha256:" + formats::to_hex(digest_) +
-                                    ", not the one asked for");
+    const Code code = reference.name.empty() ? Code::kCorrupt : Code::kNotFound;
+    return fail(code,
+                "its digest is sha256:" + formats::to_hex(digest_) + ", not the one asked for");
   }
   const std::vector<std::byte> state =
       VOLT_TRY(read_named(dir_, kStateFile, manifest_.state(), kMaxHeadedFile));

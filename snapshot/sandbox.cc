@@ -1,6 +1,7 @@
 #include "snapshot/sandbox.h"
 
 #include "formats/digest.h"
+#include "vmm/os/fault_guard.h"
 
 namespace volt::snapshot {
 namespace {
@@ -42,13 +43,7 @@ Result<vmm::Reply> Sandbox::call(const vmm::Call& call, vmm::Deadline deadline,
 
 Result<vmm::Reply> Sandbox::finish_call(vmm::Deadline deadline, const vmm::HostServices& services) {
   Result<vmm::Reply> reply = vmm::finish_call(*machine_, deadline, services);
-  if (!reply) {
-    Error error = std::move(reply).error();
-    if (error.code == Code::kPageLost && pager_.server() != nullptr) {
-      if (const auto why = pager_.server()->failure()) error.context += ": " + why->context;
-    }
-    return std::unexpected(std::move(error));
-  }
+  if (!reply) return std::unexpected(explained(std::move(reply).error()));
   if (!identity_checked_) {
     if (!machine_->exchange().identity_adopted()) {
       return fail(Code::kGuestCrashed,
@@ -59,6 +54,31 @@ Result<vmm::Reply> Sandbox::finish_call(vmm::Deadline deadline, const vmm::HostS
   }
   VOLT_TRY(vmm::check_status(*reply));
   return reply;
+}
+
+// The pager knows which page it could not give; a mapped file that was cut short has lost its end.
+bool Sandbox::lost_a_page() const {
+  if (pager_.server() != nullptr) return pager_.server()->failure().has_value();
+  for (const vmm::GuestMemory::Region& region : machine_->memory().regions()) {
+    if (region.backed.empty()) continue;
+    const auto& [offset, bytes] = region.backed.back();
+    std::byte last[1];
+    if (!guarded_copy(last, region.host.bytes().subspan(offset + bytes - 1, 1))) return true;
+  }
+  return false;
+}
+
+// A lost page stops the guest, unless it is one of its page tables and KVM walks them in software:
+// there the guest takes a page fault, and crashes for a reason that is not its own.
+Error Sandbox::explained(Error error) const {
+  if (error.code == Code::kGuestCrashed && lost_a_page()) {
+    error.code = Code::kPageLost;
+    error.context.insert(0, "a page of guest memory cannot be had, and without it ");
+  }
+  if (error.code == Code::kPageLost && pager_.server() != nullptr) {
+    if (const auto why = pager_.server()->failure()) error.context += ": " + why->context;
+  }
+  return error;
 }
 
 Result<BootedSandbox> boot_sandbox(const vmm::Kvm& kvm, const BootRequest& request,

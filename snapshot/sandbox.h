@@ -40,6 +40,9 @@ class Sandbox {
   Result<vmm::Reply> finish_call(vmm::Deadline deadline, const vmm::HostServices& services);
 
  private:
+  bool lost_a_page() const;
+  Error explained(Error error) const;
+
   // Destroyed last to first: the VM and its memory, then the memory's place at the pager.
   PagedClone pager_;
   std::unique_ptr<vmm::Machine> machine_;

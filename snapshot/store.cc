@@ -52,6 +52,11 @@ std::string random_suffix() {
   return std::to_string(::getpid()) + "-" + formats::to_hex(random);
 }
 
+bool has_name(const std::vector<ListedSnapshot>& named, const std::string& digest_hex) {
+  return std::any_of(named.begin(), named.end(),
+                     [&](const ListedSnapshot& each) { return each.digest_hex == digest_hex; });
+}
+
 std::unexpected<Error> not_found(const Store& store, const Reference& reference) {
   std::string have;
   if (const auto list = store.list()) {
@@ -92,11 +97,23 @@ Result<std::string> Store::digest_of(const Reference& reference) const {
 }
 
 Result<Fd> Store::find(const Reference& reference) const {
-  const std::string path = reference.name.empty()
-                               ? snapshots() + "/" + formats::to_hex(*reference.digest)
-                               : name_path(reference);
-  Result<Fd> dir = open_at(AT_FDCWD, path.c_str(), O_PATH | O_DIRECTORY);
-  if (!dir && dir.error().code == Code::kNotFound) return not_found(*this, reference);
+  if (reference.name.empty()) {
+    const std::string path = snapshots() + "/" + formats::to_hex(*reference.digest);
+    Result<Fd> dir = open_at(AT_FDCWD, path.c_str(), O_PATH | O_DIRECTORY);
+    if (!dir && dir.error().code == Code::kNotFound) return not_found(*this, reference);
+    return dir;
+  }
+  const std::string link = name_path(reference);
+  Result<Fd> dir = open_at(AT_FDCWD, link.c_str(), O_PATH | O_DIRECTORY);
+  while (!dir && dir.error().code == Code::kNotFound) {
+    // Removed, or replaced meanwhile; or a name whose files are gone, which then stays as it is.
+    const std::string target = target_digest(link);
+    if (target.empty()) return not_found(*this, reference);
+    dir = open_at(AT_FDCWD, link.c_str(), O_PATH | O_DIRECTORY);
+    if (!dir && target == target_digest(link)) {
+      return fail(Code::kCorrupt, "snapshot " + reference.text() + ": its files are gone");
+    }
+  }
   return dir;
 }
 
@@ -181,17 +198,16 @@ Result<> Store::remove(const Reference& reference) const {
 }
 
 // A directory under snapshots/ is garbage when no name points at it and no writer holds its lock.
-// The lock is looked at first: a writer names its snapshot before it lets go.
+// The lock is looked at before the names: a writer names its snapshot before it lets go. One that
+// had a name to begin with is left alone: who removes the name meanwhile sweeps after it.
 Result<> Store::sweep() const {
+  const std::vector<ListedSnapshot> named_before = VOLT_TRY(list());
   for (const std::string& entry : VOLT_TRY(directory_entries(snapshots()))) {
+    if (has_name(named_before, entry)) continue;
     const std::string path = snapshots() + "/" + entry;
     const Result<Fd> dir = open_at(AT_FDCWD, path.c_str(), O_RDONLY | O_DIRECTORY);
     if (!dir || ::flock(dir->get(), LOCK_EX | LOCK_NB) != 0) continue;
-    const std::vector<ListedSnapshot> named = VOLT_TRY(list());
-    const bool wanted = std::any_of(named.begin(), named.end(), [&](const ListedSnapshot& each) {
-      return each.digest_hex == entry;
-    });
-    if (!wanted) VOLT_TRY(remove_tree(path));
+    if (!has_name(VOLT_TRY(list()), entry)) VOLT_TRY(remove_tree(path));
   }
   for (const std::string& entry : VOLT_TRY(directory_entries(names()))) {
     if (!entry.starts_with(kDraftPrefix)) continue;

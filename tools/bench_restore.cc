@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <csignal>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -44,6 +45,7 @@ struct Plan {
   std::uint64_t boot_us = 0;
   std::vector<volt_floor::Slot> slots;  // what the floor gives its guest: the same as the product
   formats::v1::Guest guest;
+  std::uint64_t touched = 0;
   std::vector<std::uint64_t> pages;
   vmm::Call touch;
   std::uint64_t touch_sum = 0;
@@ -65,14 +67,32 @@ std::vector<std::uint64_t> spread(std::uint64_t count, std::uint64_t pages) {
   return chosen;
 }
 
-Result<Plan> plan_for(const Arguments& arguments, const snapshot::Store& store,
-                      const snapshot::Reference& reference) {
+// What the options say by themselves, before anything is booted for them.
+Result<Plan> parse_plan(const Arguments& arguments) {
   Plan plan;
   plan.runs = VOLT_TRY(arguments.number("-n", 200));
-  plan.reference = reference;
   plan.options.loader = VOLT_TRY(snapshot::parse_loader(arguments.get("--loader", "auto")));
-  const std::uint64_t touch = VOLT_TRY(arguments.number("--touch", 1));
+  plan.touched = VOLT_TRY(arguments.number("--touch", 1));
+  VOLT_TRY(deadline_of(arguments));
+  if (plan.runs == 0 || plan.runs > kMaxRuns) return fail(Code::kInvalid, "-n: 1 to 1000000");
+  if (plan.touched > kMaxTouch) return fail(Code::kInvalid, "--touch: at most 100000");
+  if (!arguments.has("--ref")) {
+    VOLT_TRY(boot_request(arguments));
+    return plan;
+  }
+  for (const char* option : {"--memory", "--working-set"}) {
+    if (arguments.has(option)) {
+      return fail(Code::kInvalid,
+                  std::string(option) + " is fixed by the snapshot that --ref names");
+    }
+  }
+  return plan;
+}
+
+Result<> complete_plan(Plan& plan, const Arguments& arguments, const snapshot::Store& store,
+                       const snapshot::Reference& reference) {
   const auto opened = VOLT_TRY(snapshot::OpenedSnapshot::open(store, reference));
+  plan.reference = reference;
   plan.guest = opened.manifest().guest();
   plan.ram_bytes = opened.memory_bytes();
   plan.stored_bytes = opened.manifest().memory().stored_bytes();
@@ -80,24 +100,20 @@ Result<Plan> plan_for(const Arguments& arguments, const snapshot::Store& store,
   plan.memory_file =
       store.path() + "/snapshots/" + formats::to_hex(opened.digest()) + "/" + snapshot::kMemoryFile;
   const std::uint64_t pages = plan.guest.working_set_bytes() / guest_abi::kPageBytes;
-  if (plan.runs == 0 || plan.runs > kMaxRuns) return fail(Code::kInvalid, "-n: 1 to 1000000");
-  if (touch > pages || touch > kMaxTouch) {
-    return fail(Code::kInvalid,
-                "--touch: at most 100000, and no more pages than the working set "
-                "has (" +
-                    std::to_string(pages) + ")");
+  if (plan.touched > pages) {
+    return fail(Code::kInvalid, "--touch: the working set has " + std::to_string(pages) + " pages");
   }
   if (plan.guest.calls_size() != 0) {
     return fail(Code::kInvalid,
                 "--ref: a snapshot made with --after cannot be checked by its seed");
   }
-  plan.pages = spread(touch, pages);
+  plan.pages = spread(plan.touched, pages);
   plan.touch = make_call(guest_abi::Function::kTouch, plan.pages);
   plan.touch_sum = touch_sum(plan.guest.seed(), plan.pages);
   if (arguments.has("--verify")) {
     plan.scan_sum = seeded_sum(plan.guest.seed(), pages, plan.pages);
   }
-  return plan;
+  return {};
 }
 
 // The slots that the product gives this snapshot's clones, for the floor to do the same.
@@ -124,7 +140,26 @@ const char* phase_of(std::string_view step) {
   return "vm";
 }
 
+// The floor knows no signals: they wait until it is done.
+class SignalsHeld {
+ public:
+  SignalsHeld() {
+    sigset_t stops;
+    ::sigemptyset(&stops);
+    ::sigaddset(&stops, SIGINT);
+    ::sigaddset(&stops, SIGTERM);
+    ::pthread_sigmask(SIG_BLOCK, &stops, &before_);
+  }
+  SignalsHeld(const SignalsHeld&) = delete;
+  SignalsHeld& operator=(const SignalsHeld&) = delete;
+  ~SignalsHeld() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+ private:
+  sigset_t before_;
+};
+
 Result<> run_floor(const Fd& kvm, const Plan& plan, Report& report) {
+  const SignalsHeld held;
   const volt_floor::Timing timing =
       volt_floor::fresh(kvm.get(), plan.memory_file.c_str(), plan.ram_bytes, plan.slots,
                         {.function = static_cast<std::uint32_t>(plan.touch.function),
@@ -271,8 +306,8 @@ class Scratch {
 };
 
 Result<int> report_on(const Arguments& arguments, const vmm::Kvm& kvm, const snapshot::Store& store,
-                      const snapshot::Reference& reference) {
-  Plan plan = VOLT_TRY(plan_for(arguments, store, reference));
+                      const snapshot::Reference& reference, Plan plan) {
+  VOLT_TRY(complete_plan(plan, arguments, store, reference));
   plan.slots = VOLT_TRY(slots_of(kvm, store, plan));
   const Report report = VOLT_TRY(measure(arguments, kvm, store, plan));
   if (report.verified != plan.runs) {
@@ -285,14 +320,15 @@ Result<int> report_on(const Arguments& arguments, const vmm::Kvm& kvm, const sna
 }
 
 Result<int> run(const Arguments& arguments) {
+  Plan plan = VOLT_TRY(parse_plan(arguments));
   const vmm::Kvm kvm = VOLT_TRY(vmm::Kvm::open());
   if (arguments.has("--ref")) {
     const auto reference = VOLT_TRY(snapshot::Reference::parse(arguments.get("--ref")));
     const snapshot::Store store = VOLT_TRY(open_store());
-    return report_on(arguments, kvm, store, reference);
+    return report_on(arguments, kvm, store, reference, std::move(plan));
   }
   const Scratch scratch = VOLT_TRY(Scratch::make(arguments, kvm));
-  return report_on(arguments, kvm, scratch.store(), Scratch::reference());
+  return report_on(arguments, kvm, scratch.store(), Scratch::reference(), std::move(plan));
 }
 
 }  // namespace

@@ -8,7 +8,7 @@ namespace volt::tools {
 namespace {
 
 constexpr Option kCommon[] = {
-    {"--json", "", "print one JSON document on stdout, and errors as one JSON line on stderr"},
+    {"--json", "", "print one JSON document on stdout; errors as one JSON line on stderr"},
     {"--help", "", "print this"},
 };
 

@@ -112,6 +112,15 @@ Result<> print_json(const nlohmann::ordered_json& document) {
                     "\n");
 }
 
+bool is_utf8(std::string_view text) {
+  try {
+    nlohmann::json(text).dump();  // the strict encoder's own check
+    return true;
+  } catch (const nlohmann::json::type_error&) {
+    return false;
+  }
+}
+
 void progress(std::string_view line) {
   static const bool wanted =
       ::isatty(STDERR_FILENO) == 1 || std::getenv("VOLT_PROGRESS") != nullptr;

@@ -22,6 +22,9 @@ void print_error(const Error& error, std::string_view command,
 Result<> print_json(const nlohmann::ordered_json& document);
 Result<> print_text(std::string_view text);
 
+// Whether it can stand in a document and in a manifest.
+bool is_utf8(std::string_view text);
+
 // A line about long work, where a person is looking (stderr is a terminal, or VOLT_PROGRESS=1).
 void progress(std::string_view line);
 

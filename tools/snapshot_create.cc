@@ -41,17 +41,32 @@ Result<std::unique_ptr<snapshot::Sandbox>> make_sandbox(const vmm::Kvm& kvm,
   return VOLT_TRY(snapshot::restore(kvm, store, parent, {})).sandbox;
 }
 
-Result<> make_calls(snapshot::Sandbox& sandbox, const Arguments& arguments,
-                    vmm::Deadline deadline) {
+struct NamedCall {
+  std::string text;  // as given, for the manifest
+  vmm::Call call;
+};
+
+// Every --after, understood before anything boots.
+Result<std::vector<NamedCall>> calls_after(const Arguments& arguments) {
+  std::vector<NamedCall> calls;
   for (const std::string& text : arguments.all("--after")) {
     std::istringstream stream(text);
     std::vector<std::string> words;
     for (std::string word; stream >> word;) words.push_back(word);
     if (words.empty()) return fail(Code::kInvalid, "--after: a function is expected");
-    const vmm::Call call = VOLT_TRY_IN("--after", parse_call(words));
+    if (text.size() > formats::kMaxStringBytes || !is_utf8(text)) {
+      return fail(Code::kInvalid, "--after: at most 4096 bytes of UTF-8");
+    }
+    calls.push_back({text, VOLT_TRY_IN("--after", parse_call(words))});
+  }
+  return calls;
+}
+
+Result<> make_calls(snapshot::Sandbox& sandbox, const std::vector<NamedCall>& calls,
+                    vmm::Deadline deadline) {
+  for (const auto& [text, call] : calls) {
     progress("calling " + text + " ...");
-    const vmm::Reply reply =
-        VOLT_TRY_IN("--after " + text, sandbox.call(call, deadline, print_guest_log()));
+    VOLT_TRY_IN("--after " + text, sandbox.call(call, deadline, print_guest_log()));
     sandbox.facts().guest.add_calls(text);
   }
   return {};
@@ -62,9 +77,12 @@ Result<> check_label(std::string_view text, std::string_view key, std::string_vi
   const bool named = std::all_of(key.begin(), key.end(), [](char c) {
     return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
   });
-  if (named && !key.empty() && key.size() <= 63 && value.size() <= 255) return {};
-  return fail(Code::kInvalid, "--label '" + std::string(text.substr(0, 80)) +
-                                  "': a key is 1 to 63 of [a-z0-9._-], a value at most 255 bytes");
+  if (named && !key.empty() && key.size() <= 63 && value.size() <= 255 && is_utf8(value)) {
+    return {};
+  }
+  return fail(Code::kInvalid,
+              "--label '" + std::string(text.substr(0, 80)) +
+                  "': a key is 1 to 63 of [a-z0-9._-], a value at most 255 bytes of UTF-8");
 }
 
 Result<snapshot::CaptureOptions> capture_options(const Arguments& arguments) {
@@ -109,6 +127,7 @@ Result<int> run(const Arguments& arguments) {
     return fail(Code::kInvalid, "--name: a name is chosen, a digest follows from the content");
   }
   const snapshot::CaptureOptions options = VOLT_TRY(capture_options(arguments));
+  const std::vector<NamedCall> calls = VOLT_TRY(calls_after(arguments));
   const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
   const snapshot::Store store = VOLT_TRY(open_store());
   if (options.if_taken == snapshot::Store::IfTaken::kRefuse && store.exists(reference)) {
@@ -117,7 +136,7 @@ Result<int> run(const Arguments& arguments) {
   const vmm::Kvm kvm = VOLT_TRY(vmm::Kvm::open());
   const std::unique_ptr<snapshot::Sandbox> sandbox =
       VOLT_TRY(make_sandbox(kvm, store, arguments, deadline));
-  VOLT_TRY(make_calls(*sandbox, arguments, deadline));
+  VOLT_TRY(make_calls(*sandbox, calls, deadline));
   progress("capturing ...");
   const snapshot::Captured captured =
       VOLT_TRY_IN("capture", snapshot::capture(kvm, *sandbox, store, reference, options));

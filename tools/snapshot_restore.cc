@@ -17,7 +17,7 @@ namespace {
 constexpr Option kOptions[] = {
     {"--count", "N", "how many clones, one after another (1)"},
     kLoaderOption,
-    {"--verify", "", "check every page before the guest runs, and its whole working set after"},
+    {"--verify", "", "check every page before a guest runs, and its whole working set after"},
     kTimeoutOption,
 };
 constexpr std::uint64_t kMaxCount = 1'000'000;

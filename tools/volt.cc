@@ -1,5 +1,6 @@
 // The volt command: finds the command in the table, parses its options, runs it, and turns a
 // failure into an exit code.
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -85,38 +86,55 @@ Result<int> run(const Command& command, std::span<char* const> words, Arguments&
   return command.run(arguments);
 }
 
+// Words that name no command: a wish for help, or a mistake.
+Result<int> answer_unknown(std::span<char* const> words) {
+  const std::string group = words.empty() || words[0][0] == '-' ? "" : words[0];
+  const bool known_group = std::any_of(
+      std::begin(kCommands), std::end(kCommands),
+      [&](const Command* each) { return std::string_view(each->path).starts_with(group + " "); });
+  if (words.empty() || asks_for(words, "--help") || asks_for(words, "-h")) {
+    VOLT_TRY(print_text(overview(known_group ? group : "")));
+    return 0;
+  }
+  std::string given(words[0]);
+  if (known_group && words.size() > 1) given.append(" ").append(words[1]);
+  return fail(Code::kInvalid,
+              "unknown command '" + given + "'" +
+                  (known_group ? ": a command is missing after it, or unknown" : ""));
+}
+
 int main_of(std::span<char* const> words) {
-  const bool json = asks_for(words, "--json");
-  const Command* const command = find(words);
-  if (command == nullptr) {
-    const std::string_view group = words.empty() || words[0][0] == '-' ? "" : words[0];
-    const bool known_group =
-        std::any_of(std::begin(kCommands), std::end(kCommands), [&](const Command* each) {
-          return std::string_view(each->path).starts_with(std::string(group) + " ");
-        });
-    if (words.empty() || asks_for(words, "--help") || asks_for(words, "-h")) {
-      return print_text(overview(known_group ? group : "")) ? 0 : 1;
-    }
-    if (asks_for(words, "--version")) return *kVersion.run({});
-    std::string given(words[0]);
-    if (known_group && words.size() > 1) given.append(" ").append(words[1]);
-    const char* const what = known_group ? ": a command is missing after it, or unknown" : "";
-    print_error({Code::kInvalid, 0, "unknown command '" + given + "'" + what},
-                known_group ? group : "", {}, json);
-    return exit_code(Code::kInvalid);
+  const Command* command = find(words);
+  std::size_t skip = command == nullptr ? 0 : words_in(command->path);
+  if (command == nullptr && !words.empty() && std::string_view(words[0]) == "--version") {
+    command = &kVersion;
+    skip = 1;
   }
   vmm::stop_on_signals();
   Arguments arguments;
-  const Result<int> result = run(*command, words.subspan(words_in(command->path)), arguments);
+  const Result<int> result =
+      command == nullptr ? answer_unknown(words) : run(*command, words.subspan(skip), arguments);
   if (result) return *result;
-  print_error(result.error(), command->path, arguments.positional(), json);
-  return exit_code(result.error().code);
+  print_error(result.error(), command == nullptr ? "" : command->path, arguments.positional(),
+              asks_for(words, "--json"));
+  const bool stopped = result.error().code == Code::kInterrupted;
+  return stopped ? 128 + vmm::stop_signal() : exit_code(result.error().code);
+}
+
+// A program started with its standard descriptors closed would get their numbers for the files it
+// opens, and print into one of them. Reading stdin then finds nothing, and writing stdout fails.
+void fill_standard_descriptors() {
+  for (int fd = 0; fd <= STDERR_FILENO; ++fd) {
+    if (::fcntl(fd, F_GETFD) >= 0) continue;
+    if (::open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY) != fd) ::_exit(1);
+  }
 }
 
 }  // namespace
 }  // namespace volt::tools
 
 int main(int argc, char** argv) {
+  volt::tools::fill_standard_descriptors();
   const int code = volt::tools::main_of({argv + 1, static_cast<std::size_t>(argc - 1)});
   // Everything is on disk or printed; taking the heap apart would only cost time.
   std::fflush(nullptr);

@@ -46,6 +46,7 @@ FaultServer::~FaultServer() {
   stop_ = true;
   poke();
   if (thread_.joinable()) thread_.join();
+  source_.reset();  // while all that its last answers need is still there
 }
 
 void FaultServer::poke() const {

@@ -34,6 +34,11 @@ Result<SharedImage> SharedImage::create(std::uint64_t bytes, std::uint64_t unit_
 }
 
 Result<> SharedImage::fill(std::uint64_t unit, std::span<const std::byte> bytes) {
+  if (bytes.size() != unit_bytes_) {
+    return fail(Code::kCorrupt, "image unit " + std::to_string(unit) + ": its source gave " +
+                                    std::to_string(bytes.size()) + " bytes, not " +
+                                    std::to_string(unit_bytes_));
+  }
   std::byte* const base = map_.data() + unit * unit_bytes_;
   std::size_t done = 0;
   while (done < bytes.size()) {

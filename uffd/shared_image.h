@@ -38,7 +38,8 @@ class SharedImage {
     states_[unit].store(state, std::memory_order_release);
   }
 
-  // Puts a whole unit in place and marks it present. kCorrupt: something was there already.
+  // Puts a whole unit in place and marks it present. kCorrupt: `bytes` are not a whole unit, or
+  // something was there already.
   Result<> fill(std::uint64_t unit, std::span<const std::byte> bytes);
 
  private:

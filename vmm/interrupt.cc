@@ -16,8 +16,8 @@ constexpr std::uint64_t kNsPerSecond = 1'000'000'000;
 
 // Read by signal handlers: which kvm_run page this thread runs, if any.
 thread_local kvm_run* volatile t_running = nullptr;
-std::atomic<bool> g_stop = false;
-static_assert(std::atomic<bool>::is_always_lock_free);
+std::atomic<int> g_stop = 0;  // the signal that asked
+static_assert(std::atomic<int>::is_always_lock_free);
 
 int deadline_signal() {
   return SIGRTMIN;
@@ -35,7 +35,7 @@ void on_deadline(int) {
 }
 
 void on_stop(int signal) {
-  if (g_stop.exchange(true)) {
+  if (g_stop.exchange(signal) != 0) {
     ::signal(signal, SIG_DFL);
     ::raise(signal);
   }
@@ -104,7 +104,12 @@ void stop_on_signals() {
 }
 
 bool stop_requested() {
-  return g_stop.load(std::memory_order_relaxed);
+  return g_stop.load(std::memory_order_relaxed) != 0;
+}
+
+int stop_signal() {
+  const int signal = g_stop.load(std::memory_order_relaxed);
+  return signal == 0 ? SIGINT : signal;
 }
 
 Result<> check_stop() {

@@ -23,6 +23,8 @@ struct Deadline {
 // main().
 void stop_on_signals();
 bool stop_requested();
+// The signal that asked, SIGINT if none did.
+int stop_signal();
 // kInterrupted once the user asked to stop: for loops that take long.
 Result<> check_stop();
 

@@ -122,7 +122,13 @@ Result<std::vector<kvm_cpuid_entry2>> Vcpu::get_cpuid2() const {
   CpuidList<kMaxCpuid> list = {};
   list.head.nent = kMaxCpuid;
   if (::ioctl(fd_.get(), KVM_GET_CPUID2, &list) < 0) return sys_error("KVM_GET_CPUID2");
-  return std::vector(list.entries, list.entries + std::min<std::size_t>(list.head.nent, kMaxCpuid));
+  // Linux 6.1 leaves nent at the room it was given: the entries it did not write are still zero.
+  std::size_t count = std::min<std::size_t>(list.head.nent, kMaxCpuid);
+  constexpr kvm_cpuid_entry2 kUnwritten = {};
+  while (count > 0 && std::memcmp(&list.entries[count - 1], &kUnwritten, sizeof kUnwritten) == 0) {
+    --count;
+  }
+  return std::vector(list.entries, list.entries + count);
 }
 
 Result<> Vcpu::set_cpuid2(std::span<const kvm_cpuid_entry2> entries) {

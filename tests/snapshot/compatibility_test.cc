@@ -1,0 +1,148 @@
+// Hosts that lack something: said by name before anything is tried.
+#include "snapshot/compatibility.h"
+
+#include <gtest/gtest.h>
+
+#include "formats/head.h"
+#include "tests/snapshot/fixture.h"
+
+namespace volt::test {
+namespace {
+
+using snapshot::compare;
+using snapshot::Difference;
+
+constexpr std::uint32_t kNoCapability = 9'999;
+constexpr std::uint32_t kNoMsr = 0x1234'5678;
+
+class CompatibilityTest : public SnapshotTest {
+ protected:
+  void SetUp() override {
+    SnapshotTest::SetUp();
+    if (IsSkipped() || HasFatalFailure()) return;
+    capture(*boot_echo(), "any");
+    capture(*boot_exact_guest(kvm()), "exact");
+  }
+
+  snapshot::OpenedSnapshot open(std::string_view name) const {
+    return must(snapshot::OpenedSnapshot::open(store(), named(name)));
+  }
+
+  // The manifest or the state, changed, does not suit this host; the error and the first
+  // difference say what is missing.
+  template <typename Change>
+  void expect_refused(std::string_view name, std::string_view field, std::string_view value,
+                      const Change& change) const {
+    const snapshot::OpenedSnapshot snapshot = open(name);
+    formats::Manifest manifest = snapshot.manifest();
+    formats::MachineState state = snapshot.state();
+    change(*manifest.mutable_compatibility(), state);
+    const Error error = must_fail(snapshot::require_compatible(manifest, state, kvm()));
+    EXPECT_EQ(error.code, Code::kUnsupported);
+    EXPECT_TRUE(contains(error.context, field)) << error.context;
+    EXPECT_TRUE(contains(error.context, value)) << error.context;
+    const std::vector<Difference> differences = must(compare(manifest, state, kvm()));
+    ASSERT_FALSE(differences.empty());
+    EXPECT_TRUE(contains(differences[0].field, field)) << differences[0].field;
+    EXPECT_TRUE(contains(differences[0].snapshot, value)) << differences[0].snapshot;
+    EXPECT_TRUE(differences[0].prevents);
+  }
+
+  bool suits(std::string_view name, void (*change)(formats::v1::Compatibility&)) const {
+    const snapshot::OpenedSnapshot snapshot = open(name);
+    formats::Manifest manifest = snapshot.manifest();
+    change(*manifest.mutable_compatibility());
+    return snapshot::require_compatible(manifest, snapshot.state(), kvm()).has_value();
+  }
+};
+
+using Needs = formats::v1::Compatibility;
+
+TEST_F(CompatibilityTest, AHostSuitsItsOwnSnapshotsAndDiffersInNothing) {
+  for (const char* name : {"any", "exact"}) {
+    const snapshot::OpenedSnapshot snapshot = open(name);
+    expect_ok(snapshot::require_compatible(snapshot.manifest(), snapshot.state(), kvm()));
+    EXPECT_TRUE(must(compare(snapshot.manifest(), snapshot.state(), kvm())).empty());
+  }
+  EXPECT_FALSE(open("any").manifest().compatibility().exact_state());
+  EXPECT_TRUE(open("exact").manifest().compatibility().exact_state());
+  EXPECT_GT(open("exact").manifest().compatibility().msrs_size(), 0);
+}
+
+TEST_F(CompatibilityTest, ACpuFeatureThatIsAbsentIsNamed) {
+  expect_refused("any", "cpu feature", "warp-drive",
+                 [](Needs& needs, auto&) { needs.add_cpu_features("warp-drive"); });
+}
+
+TEST_F(CompatibilityTest, AKvmCapabilityThatIsAbsentIsNamed) {
+  expect_refused("any", "kvm capability", std::to_string(kNoCapability),
+                 [](Needs& needs, auto&) { needs.add_kvm_capabilities(kNoCapability); });
+}
+
+TEST_F(CompatibilityTest, AnMsrThatIsAbsentIsNamedWhereTheExactStateIsNeeded) {
+  expect_refused("exact", "msr", std::to_string(kNoMsr), [](Needs& needs, auto&) {
+    needs.clear_msrs();
+    needs.add_msrs(kNoMsr);
+  });
+}
+
+TEST_F(CompatibilityTest, ACpuidFeatureThatTheGuestWasShownAndIsAbsentIsNamed) {
+  expect_refused("exact", "cpuid 0x1.0 ecx", "0x10000", [](Needs&, auto& state) {
+    auto* const leaf = state.mutable_vcpus(0)->add_cpuid();
+    leaf->set_function(1);
+    leaf->set_ecx(1U << 16);  // a bit that was never given out
+  });
+}
+
+TEST_F(CompatibilityTest, AnotherVendorPreventsOnlyAGuestThatNeedsItsExactState) {
+  expect_refused("exact", "cpu vendor", "ImaginaryCpu",
+                 [](Needs& needs, auto&) { needs.set_cpu_vendor("ImaginaryCpu"); });
+  expect_refused("exact", "kvm vendor", "kvm_imaginary",
+                 [](Needs& needs, auto&) { needs.set_kvm_vendor("kvm_imaginary"); });
+  EXPECT_TRUE(suits("any", [](Needs& needs) { needs.set_cpu_vendor("ImaginaryCpu"); }));
+  EXPECT_TRUE(suits("any", [](Needs& needs) { needs.set_kvm_vendor("kvm_imaginary"); }));
+}
+
+TEST_F(CompatibilityTest, AnotherKernelOrSteppingIsListedAndPreventsNothing) {
+  const snapshot::OpenedSnapshot snapshot = open("exact");
+  formats::Manifest manifest = snapshot.manifest();
+  manifest.mutable_compatibility()->set_kernel_release("2.6.32");
+  manifest.mutable_compatibility()->set_cpu_signature(0x1234);
+  expect_ok(snapshot::require_compatible(manifest, snapshot.state(), kvm()));
+  const auto differences = must(compare(manifest, snapshot.state(), kvm()));
+  ASSERT_EQ(differences.size(), 2U);
+  EXPECT_FALSE(differences[0].prevents);
+  EXPECT_EQ(differences[1].snapshot, "2.6.32");
+}
+
+TEST_F(CompatibilityTest, WhatPreventsARestoreIsListedBeforeWhatDoesNot) {
+  expect_refused("any", "kvm capability", std::to_string(kNoCapability), [](Needs& needs, auto&) {
+    needs.set_kernel_release("2.6.32");
+    needs.set_cpu_vendor("ImaginaryCpu");
+    needs.add_kvm_capabilities(kNoCapability);
+  });
+}
+
+TEST_F(CompatibilityTest, ARestoreIsRefusedBeforeAnyVmIsMade) {
+  formats::Manifest manifest = open("any").manifest();
+  manifest.mutable_compatibility()->add_kvm_capabilities(kNoCapability);
+  write_file(file("any", "manifest"), formats::encode(manifest));
+  const Error error = must_fail(try_restore("any"));
+  EXPECT_EQ(error.code, Code::kUnsupported);
+  EXPECT_TRUE(contains(error.context, std::to_string(kNoCapability))) << error.context;
+}
+
+TEST_F(CompatibilityTest, ARequiredFeatureThisBuildDoesNotKnowIsNamed) {
+  formats::Manifest manifest = open("any").manifest();
+  manifest.add_required_features("packed-memory");
+  const std::string body = manifest.SerializeAsString();
+  write_file(file("any", "manifest"),
+             formats::seal(formats::FileKind::kManifest, std::as_bytes(std::span(body))));
+  const Error error = must_fail(try_restore("any"));
+  EXPECT_EQ(error.code, Code::kUnsupported);
+  EXPECT_TRUE(contains(error.context, "manifest: required_features[0]: packed-memory"))
+      << error.context;
+}
+
+}  // namespace
+}  // namespace volt::test
