@@ -42,9 +42,9 @@ class StoppedCommand:
 
 
 class InterruptTest(CliTest):
-    def assert_stopped(self, outcome):
+    def assert_stopped(self, outcome, by=signal.SIGINT):
         self.assert_came_to_an_end(outcome)
-        self.assertEqual(outcome.code, 130, str(outcome))
+        self.assertEqual(outcome.code, 128 + by, str(outcome))
         self.assertEqual(outcome.out, "")
         self.assertRegex(outcome.err, r"(?m)^error: ")
 
@@ -89,8 +89,9 @@ class InterruptTest(CliTest):
 
     def test_terminate_is_as_good_as_interrupt(self):
         self.create("demo")
-        self.assert_stopped(StoppedCommand(self, "50 of", "snapshot", "restore", "demo", "--count",
-                                           "100000", signals=(signal.SIGTERM,)).outcome)
+        stopped = StoppedCommand(self, "50 of", "snapshot", "restore", "demo", "--count", "100000",
+                                 signals=(signal.SIGTERM,))
+        self.assert_stopped(stopped.outcome, by=signal.SIGTERM)
 
     def test_a_stopped_bench_takes_its_own_snapshot_away(self):
         self.assert_stopped(StoppedCommand(self, "50 of", "bench", "restore", "-n", "100000",
