@@ -40,7 +40,8 @@ struct Slot {
 // The slots that cover all of a guest's RAM.
 std::vector<Slot> whole_ram(std::uint64_t ram_bytes);
 
-// Dies with a message where a step fails: it is a measuring device, not a product.
+// Each dies with a message where a step fails: it is a measuring device, not a product.
+
 // A new VM over `memory_file` (raw guest RAM: below 3 GiB first, the rest from 4 GiB) with these
 // slots, to the answer.
 Timing fresh(int kvm, const char* memory_file, std::uint64_t ram_bytes, std::span<const Slot> slots,

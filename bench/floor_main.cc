@@ -1,7 +1,8 @@
 // The floor as a program of its own:
-//   volt-floor fresh|existing MEMORY_FILE RAM_MIB [N]   N restores, each step's median and p99
-//   volt-floor call MEMORY_FILE RAM_MIB TEXT            one restore that echoes TEXT, like `volt
-//   call`
+//   volt-floor fresh|existing MEMORY_FILE RAM_MIB [N]
+//       N restores, each step's median and p99
+//   volt-floor call MEMORY_FILE RAM_MIB SLOT_KIB TEXT
+//       one restore that echoes TEXT, like `volt call`; RAM has one slot of that size
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -39,7 +40,7 @@ void print_steps(std::vector<Timing>& runs) {
 int usage() {
   std::fprintf(stderr,
                "usage: volt-floor fresh|existing MEMORY_FILE RAM_MIB [N]\n"
-               "       volt-floor call MEMORY_FILE RAM_MIB TEXT\n");
+               "       volt-floor call MEMORY_FILE RAM_MIB SLOT_KIB TEXT\n");
   return 2;
 }
 
@@ -53,9 +54,10 @@ int main(int argc, char** argv) {
     std::perror("/dev/kvm");
     return 6;
   }
-  if (std::strcmp(argv[1], "call") == 0 && argc == 5) {
-    const std::string text = argv[4];
-    volt_floor::fresh(kvm, argv[2], ram_bytes, volt_floor::whole_ram(ram_bytes),
+  if (std::strcmp(argv[1], "call") == 0 && argc == 6) {
+    const volt_floor::Slot slot = {.bytes = std::strtoull(argv[4], nullptr, 10) << 10};
+    const std::string text = argv[5];
+    volt_floor::fresh(kvm, argv[2], ram_bytes, {&slot, 1},
                       {.function = kEchoFunction,
                        .arguments = std::as_bytes(std::span(text.data(), text.size()))});
     std::printf("%s\n", volt_floor::last_reply().c_str());

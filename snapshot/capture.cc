@@ -86,7 +86,9 @@ Result<Captured> capture(const vmm::Kvm& kvm, Sandbox& sandbox, const Store& sto
   Draft draft = VOLT_TRY(store.begin());
   const vmm::GuestMemory& memory = sandbox.machine().memory();
   const Fd memory_file = VOLT_TRY(draft.create_file(kMemoryFile));
-  const std::vector<formats::IndexEntry> entries = VOLT_TRY(write_memory(memory, memory_file));
+  Result<std::vector<formats::IndexEntry>> written = write_memory(memory, memory_file);
+  if (!written) return std::unexpected(sandbox.explained(std::move(written).error()));
+  const std::vector<formats::IndexEntry>& entries = *written;
   const std::vector<std::byte> index_file =
       formats::encode_memory_index(entries, formats::kDefaultUnitBytes);
   formats::Manifest manifest;

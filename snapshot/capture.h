@@ -26,8 +26,9 @@ struct Captured {
   std::uint64_t publish_ns = 0;        // making it durable and visible
 };
 
-// The sandbox must be between calls. Whatever goes wrong, nothing is left behind and the sandbox
-// may go on.
+// The sandbox must be between calls. Sums are taken of what its memory holds now: restore a clone
+// that is to be captured with Verify::kEverythingFirst, or damage it was mapped from gets valid
+// sums. Whatever goes wrong, nothing is left behind and the sandbox may go on.
 Result<Captured> capture(const vmm::Kvm& kvm, Sandbox& sandbox, const Store& store,
                          const Reference& reference, const CaptureOptions& options);
 

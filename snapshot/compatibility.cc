@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 
 namespace volt::snapshot {
 namespace {
@@ -139,10 +140,12 @@ Result<std::vector<Difference>> compare(const formats::Manifest& manifest,
       }
     }
   }
-  std::stable_sort(
-      differences.begin(), differences.end(),
-      [](const Difference& a, const Difference& b) { return a.prevents > b.prevents; });
-  return differences;
+  std::vector<Difference> ordered;
+  for (const bool prevents : {true, false}) {
+    std::ranges::copy_if(differences, std::back_inserter(ordered),
+                         [prevents](const Difference& each) { return each.prevents == prevents; });
+  }
+  return ordered;
 }
 
 Result<> require_compatible(const formats::Manifest& manifest, const formats::MachineState& state,

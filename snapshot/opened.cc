@@ -167,7 +167,31 @@ Result<> OpenedSnapshot::read_unit(const formats::IndexEntry& entry,
   return {};
 }
 
+Result<> OpenedSnapshot::check_agreement() const {
+  const formats::MemoryIndex& index = *index_;
+  const formats::v1::Memory& memory = manifest_.memory();
+  if (index.entry_count() * index.unit_bytes() != memory.stored_bytes()) {
+    return fail(Code::kCorrupt, "manifest: memory.stored_bytes: the index holds " +
+                                    std::to_string(index.entry_count()) + " units");
+  }
+  for (std::uint64_t i = 0; i < index.entry_count(); ++i) {
+    const formats::IndexEntry entry = VOLT_TRY(index.at(i));
+    const std::string where = "index: entry " + std::to_string(i) + ": ";
+    if (entry.place > memory_bytes() - index.unit_bytes() ||
+        entry.place % index.unit_bytes() != 0 ||
+        guest_address(entry.place) != entry.unit * index.unit_bytes()) {
+      return fail(Code::kCorrupt, where + "place: not where that unit belongs");
+    }
+    const bool in_extent = std::any_of(memory.data().begin(), memory.data().end(), [&](auto& data) {
+      return entry.place - data.file_offset() < data.size_bytes();
+    });
+    if (!in_extent) return fail(Code::kCorrupt, where + "place: in no extent of the manifest");
+  }
+  return {};
+}
+
 Result<Verified> OpenedSnapshot::check_memory() const {
+  VOLT_TRY(check_agreement());
   std::vector<std::byte> buffer(index_->unit_bytes());
   Verified verified;
   std::uint64_t end = 0;  // of what has been looked at

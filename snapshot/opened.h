@@ -45,7 +45,10 @@ class OpenedSnapshot {
 
   // Reads unit `entry` into `into` and checks its sum; kCorrupt names file, unit and place.
   Result<> read_unit(const formats::IndexEntry& entry, std::span<std::byte> into) const;
-  // Every unit's sum, and that what the index calls zero is zero: loader map shows both to a guest.
+  // Entries, extents and stored bytes say the same thing three times; they must agree.
+  Result<> check_agreement() const;
+  // That, every unit's sum, and that what the index calls zero is zero: loader map shows both to a
+  // guest.
   Result<Verified> check_memory() const;
 
  private:

@@ -26,6 +26,32 @@ OpenedSnapshot::Index index_needed(Loader loader, bool verify_first) {
                                                  : OpenedSnapshot::Index::kWhole;
 }
 
+// Memory that no machine of ours could have is refused before anything is made for it.
+Result<> check_layout(const formats::v1::Memory& memory) {
+  std::uint64_t total = 0;
+  std::vector<vmm::RegionLayout> claimed;
+  for (const auto& region : memory.regions()) {
+    claimed.push_back({region.guest_base(), region.size_bytes()});
+    total += region.size_bytes();
+  }
+  const auto possible = vmm::ram_layout(total);
+  if (!possible || *possible != claimed) {
+    return fail(Code::kUnsupported,
+                "manifest: memory.regions: no guest of this build has such memory");
+  }
+  if (memory.unit_bytes() != formats::kDefaultUnitBytes) {
+    return fail(Code::kUnsupported, "manifest: memory.unit_bytes: this build uses " +
+                                        std::to_string(formats::kDefaultUnitBytes));
+  }
+  return {};
+}
+
+// Late slots need an exit for each access they miss; an event delivered through such memory gives
+// none. A guest with a resume entry keeps its stacks and tables in its data.
+vmm::Attach attach_how(const LoadedMemory& loaded, const formats::MachineState& state) {
+  return state.has_resume() ? loaded.attach : vmm::Attach::kAll;
+}
+
 // A guest with a resume entry begins there in a fresh CPU; any other goes on with its whole state.
 Result<> load_cpus(vmm::Machine& machine, const formats::MachineState& state) {
   if (state.has_resume()) {
@@ -71,6 +97,7 @@ Result<Restored> restore(const vmm::Kvm& kvm, const Store& store, const Referenc
   const auto snapshot = std::make_shared<const OpenedSnapshot>(VOLT_TRY(
       OpenedSnapshot::open(store, reference, index_needed(restored.loader.loader, verify_first))));
   // 2. Refuse a host that lacks what the guest needs.
+  VOLT_TRY(check_layout(snapshot->manifest().memory()));
   VOLT_TRY(require_compatible(snapshot->manifest(), snapshot->state(), kvm));
   if (verify_first) VOLT_TRY(snapshot->check_memory());
   phases.resolve_ns = laps.lap();
@@ -83,20 +110,22 @@ Result<Restored> restore(const vmm::Kvm& kvm, const Store& store, const Referenc
   // 4. Memory: mapped, faulted in or copied, as the loader does.
   LoadedMemory loaded = VOLT_TRY(load_memory(restored.loader.loader, snapshot));
   phases.memory_ns = laps.lap();
-  VOLT_TRY(machine->attach_memory(std::move(loaded.memory), loaded.attach));
+  auto sandbox =
+      std::make_unique<Sandbox>(std::move(loaded.pager), std::move(machine), facts_of(*snapshot));
+  const vmm::Attach how = attach_how(loaded, snapshot->state());
+  VOLT_TRY(sandbox->machine().attach_memory(std::move(loaded.memory), how));
   phases.slots_ns = laps.lap();
 
   // 5. State: registers at the resume entry, or all that each CPU had.
-  VOLT_TRY(load_cpus(*machine, snapshot->state()));
+  VOLT_TRY(load_cpus(sandbox->machine(), snapshot->state()));
   phases.state_ns = laps.lap();
 
   // 6. Identity: new generation, fresh entropy, the clocks of now. Or no restore.
-  VOLT_TRY(give_identity(*machine));
+  VOLT_TRY(give_identity(sandbox->machine()));
   phases.identity_ns = laps.lap();
 
   // 7. Hand over; the first call runs the guest and checks that it took its identity.
-  restored.sandbox =
-      std::make_unique<Sandbox>(std::move(loaded.pager), std::move(machine), facts_of(*snapshot));
+  restored.sandbox = std::move(sandbox);
   return restored;
 }
 

@@ -1,6 +1,8 @@
 #include "snapshot/sandbox.h"
 
-#include "formats/digest.h"
+#include <cstring>
+
+#include "vmm/identity.h"
 #include "vmm/os/fault_guard.h"
 
 namespace volt::snapshot {
@@ -35,13 +37,20 @@ Sandbox::Facts facts_of(const vmm::GuestImage& image, const vmm::BootConfig& con
 
 }  // namespace
 
-Result<vmm::Reply> Sandbox::call(const vmm::Call& call, vmm::Deadline deadline,
-                                 const vmm::HostServices& services) {
-  VOLT_TRY(vmm::begin_call(*machine_, call));
-  return finish_call(deadline, services);
+std::optional<formats::Sha256> Sandbox::parent() const {
+  formats::Sha256 digest;
+  if (facts_.parent.size() != digest.size()) return std::nullopt;
+  std::memcpy(digest.data(), facts_.parent.data(), digest.size());
+  return digest;
 }
 
-Result<vmm::Reply> Sandbox::finish_call(vmm::Deadline deadline, const vmm::HostServices& services) {
+Result<vmm::Reply> Sandbox::call(const vmm::Call& call, vmm::Deadline deadline,
+                                 const vmm::HostServices& services) {
+  // The guest sets its clocks when it first runs, which may be long after it was restored.
+  if (!identity_checked_) {
+    machine_->exchange().set_clocks(vmm::wall_clock_ns(), vmm::monotonic_clock_ns());
+  }
+  VOLT_TRY(vmm::begin_call(*machine_, call));
   Result<vmm::Reply> reply = vmm::finish_call(*machine_, deadline, services);
   if (!reply) return std::unexpected(explained(std::move(reply).error()));
   if (!identity_checked_) {

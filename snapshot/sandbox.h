@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "formats/digest.h"
 #include "formats/machine_state.h"
 #include "formats/manifest.h"
 #include "snapshot/loader.h"
@@ -31,17 +32,18 @@ class Sandbox {
   const Facts& facts() const { return facts_; }
   Facts& facts() { return facts_; }
   const PagedClone& pager() const { return pager_; }
+  // The snapshot it was restored from, if it was.
+  std::optional<formats::Sha256> parent() const;
 
   // One call into the guest. The first one fails unless the guest has taken over the identity it
   // was given. A page that cannot be had is reported with the pager's reason.
   Result<vmm::Reply> call(const vmm::Call& call, vmm::Deadline deadline,
                           const vmm::HostServices& services);
-  // The same for a call that was begun before.
-  Result<vmm::Reply> finish_call(vmm::Deadline deadline, const vmm::HostServices& services);
+  // An error of this sandbox's memory, with the reason why a page could not be had.
+  Error explained(Error error) const;
 
  private:
   bool lost_a_page() const;
-  Error explained(Error error) const;
 
   // Destroyed last to first: the VM and its memory, then the memory's place at the pager.
   PagedClone pager_;

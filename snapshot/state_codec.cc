@@ -10,15 +10,16 @@ using namespace formats::v1;
 
 // Segment attributes, bit by bit as machine_state.proto numbers them.
 std::uint32_t pack(const kvm_segment& s) {
-  return s.type | s.present << 4 | s.dpl << 5 | s.db << 7 | s.s << 8 | s.l << 9 | s.g << 10 |
-         s.avl << 11 | std::uint32_t{s.unusable} << 12;
+  const auto bits = [](std::uint32_t value, int shift) { return value << shift; };
+  return bits(s.type, 0) | bits(s.present, 4) | bits(s.dpl, 5) | bits(s.db, 7) | bits(s.s, 8) |
+         bits(s.l, 9) | bits(s.g, 10) | bits(s.avl, 11) | bits(s.unusable, 12);
 }
 
 void put(const kvm_segment& from, Segment& to) {
   to.set_base(from.base);
   to.set_limit(from.limit);
   to.set_selector(from.selector);
-  to.set_attributes(static_cast<std::uint32_t>(pack(from)));
+  to.set_attributes(pack(from));
 }
 
 kvm_segment take(const Segment& from) {

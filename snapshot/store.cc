@@ -133,10 +133,10 @@ Result<std::vector<ListedSnapshot>> Store::list() const {
 Result<Draft> Store::begin() const {
   VOLT_TRY(make_directories(snapshots()));
   VOLT_TRY(make_directories(names()));
-  VOLT_TRY(sweep());
+  sweep();
   for (;;) {
     std::string path = snapshots() + "/" + kDraftPrefix + random_suffix();
-    if (::mkdir(path.c_str(), 0755) != 0) return sys_error("mkdir", path);
+    if (::mkdir(path.c_str(), 0700) != 0) return sys_error("mkdir", path);
     Result<Fd> dir = open_at(AT_FDCWD, path.c_str(), O_RDONLY | O_DIRECTORY);
     if (!dir && dir.error().code == Code::kNotFound) continue;
     if (!dir) {
@@ -180,7 +180,7 @@ Result<> Store::publish(Draft draft, const formats::Sha256& digest, const Refere
   }
   draft.path_.clear();
   VOLT_TRY(sync_directory(names()));
-  if (!old_digest.empty() && old_digest != hex) return sweep();
+  if (!old_digest.empty() && old_digest != hex) sweep();
   return {};
 }
 
@@ -194,29 +194,37 @@ Result<> Store::remove(const Reference& reference) const {
     return sys_error("unlink", link);
   }
   VOLT_TRY(sync_directory(names()));
-  return sweep();
+  sweep();
+  return {};
 }
 
 // A directory under snapshots/ is garbage when no name points at it and no writer holds its lock.
 // The lock is looked at before the names: a writer names its snapshot before it lets go. One that
 // had a name to begin with is left alone: who removes the name meanwhile sweeps after it.
-Result<> Store::sweep() const {
-  const std::vector<ListedSnapshot> named_before = VOLT_TRY(list());
-  for (const std::string& entry : VOLT_TRY(directory_entries(snapshots()))) {
-    if (has_name(named_before, entry)) continue;
+void Store::sweep() const {
+  const auto named_before = list();
+  const auto entries = directory_entries(snapshots());
+  if (!named_before || !entries) return;
+  for (const std::string& entry : *entries) {
+    const bool ours =
+        entry.starts_with(kDraftPrefix) || formats::sha256_from_hex(entry).has_value();
+    if (!ours || has_name(*named_before, entry)) continue;
     const std::string path = snapshots() + "/" + entry;
     const Result<Fd> dir = open_at(AT_FDCWD, path.c_str(), O_RDONLY | O_DIRECTORY);
     if (!dir || ::flock(dir->get(), LOCK_EX | LOCK_NB) != 0) continue;
-    if (!has_name(VOLT_TRY(list()), entry)) VOLT_TRY(remove_tree(path));
+    const auto named = list();
+    if (named && !has_name(*named, entry)) [[maybe_unused]]
+      const auto removed = remove_tree(path);
   }
-  for (const std::string& entry : VOLT_TRY(directory_entries(names()))) {
+  const auto links = directory_entries(names());
+  if (!links) return;
+  for (const std::string& entry : *links) {
     if (!entry.starts_with(kDraftPrefix)) continue;
     // A link being put in place belongs to a live process, or to one that was killed meanwhile.
     const std::string owner = entry.substr(sizeof kDraftPrefix - 1);
     const std::string process = "/proc/" + owner.substr(0, owner.find('-'));
     if (::access(process.c_str(), F_OK) != 0) ::unlink((names() + "/" + entry).c_str());
   }
-  return {};
 }
 
 }  // namespace volt::snapshot

@@ -1,11 +1,14 @@
 // The snapshots of one data directory. The directory is the truth; there is no database and no lock
 // on the way of a restore.
-//   snapshots/<digest>/   manifest, state, index, memory: written once, never changed, only
-//   unlinked snapshots/.draft-*/   one being written; its writer holds a lock on it
+//
+//   snapshots/<digest>/   manifest, state, index, memory: written once, never changed, only removed
+//   snapshots/.draft-*/   one being written; its writer holds a lock on it
 //   names/<name>:<tag>    a symbolic link to ../snapshots/<digest>
+//
 // A snapshot appears whole: its files are written into a draft and synced, the manifest last, and
 // the draft is renamed to its digest before a name points at it. What a killed writer leaves behind
-// is a draft, or a snapshot without a name; the next writer removes both.
+// is a draft, or a snapshot without a name; the next writer removes both. Guest memory is for its
+// owner: a snapshot's directory is closed to other users.
 #pragma once
 
 #include <string>
@@ -72,8 +75,9 @@ class Store {
   // Forgets the name, and the snapshot when no name is left for it.
   Result<> remove(const Reference& reference) const;
 
-  // Removes what killed writers left behind.
-  Result<> sweep() const;
+  // Removes what killed writers left behind, as far as it can: what stays is reported by
+  // find_strays().
+  void sweep() const;
 
  private:
   std::string snapshots() const { return path_ + "/snapshots"; }

@@ -13,30 +13,6 @@ namespace {
 
 constexpr std::array kFiles = {kManifestFile, kStateFile, kIndexFile, kMemoryFile};
 
-// Entries, extents and stored bytes say the same thing three times; they must agree.
-Result<> check_agreement(const OpenedSnapshot& snapshot) {
-  const formats::MemoryIndex& index = snapshot.index();
-  const formats::v1::Memory& memory = snapshot.manifest().memory();
-  if (index.entry_count() * index.unit_bytes() != memory.stored_bytes()) {
-    return fail(Code::kCorrupt, "manifest: memory.stored_bytes: the index holds " +
-                                    std::to_string(index.entry_count()) + " units");
-  }
-  for (std::uint64_t i = 0; i < index.entry_count(); ++i) {
-    const formats::IndexEntry entry = VOLT_TRY(index.at(i));
-    const std::string where = "index: entry " + std::to_string(i) + ": ";
-    if (entry.place > snapshot.memory_bytes() - index.unit_bytes() ||
-        entry.place % index.unit_bytes() != 0 ||
-        snapshot.guest_address(entry.place) != entry.unit * index.unit_bytes()) {
-      return fail(Code::kCorrupt, where + "place: not where that unit belongs");
-    }
-    const bool in_extent = std::any_of(memory.data().begin(), memory.data().end(), [&](auto& data) {
-      return entry.place - data.file_offset() < data.size_bytes();
-    });
-    if (!in_extent) return fail(Code::kCorrupt, where + "place: in no extent of the manifest");
-  }
-  return {};
-}
-
 Result<> check_index_file(const OpenedSnapshot& snapshot) {
   const Fd file = VOLT_TRY(open_at(snapshot.directory().get(), kIndexFile, O_RDONLY));
   const std::vector<std::byte> bytes =
@@ -51,7 +27,7 @@ Result<> check_index_file(const OpenedSnapshot& snapshot) {
 Result<Verified> verify_opened(const OpenedSnapshot& snapshot, Depth depth) {
   VOLT_TRY(snapshot.index().check_all());  // names the block that is damaged, so it comes first
   VOLT_TRY(check_index_file(snapshot));
-  VOLT_TRY(check_agreement(snapshot));
+  VOLT_TRY(snapshot.check_agreement());
   if (depth == Depth::kHeads) return Verified{};
   return snapshot.check_memory();
 }

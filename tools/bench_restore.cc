@@ -37,13 +37,12 @@ constexpr std::uint64_t kMaxTouch = 100'000;
 
 struct Plan {
   std::uint64_t runs = 0;
-  snapshot::Reference reference;
+  std::string reference_text;
   snapshot::RestoreOptions options;
   std::string memory_file;
   std::uint64_t ram_bytes = 0;
   std::uint64_t stored_bytes = 0;
   std::uint64_t boot_us = 0;
-  std::vector<volt_floor::Slot> slots;  // what the floor gives its guest: the same as the product
   formats::v1::Guest guest;
   std::uint64_t touched = 0;
   std::vector<std::uint64_t> pages;
@@ -57,6 +56,7 @@ struct Report {
   std::map<std::string, Samples> floor_steps;
   PhaseSamples phases;
   snapshot::ChosenLoader loader;
+  std::vector<volt_floor::Slot> slots;  // as the product's first clone had them
   std::uint64_t verified = 0;
 };
 
@@ -92,7 +92,7 @@ Result<Plan> parse_plan(const Arguments& arguments) {
 Result<> complete_plan(Plan& plan, const Arguments& arguments, const snapshot::Store& store,
                        const snapshot::Reference& reference) {
   const auto opened = VOLT_TRY(snapshot::OpenedSnapshot::open(store, reference));
-  plan.reference = reference;
+  plan.reference_text = reference.text();
   plan.guest = opened.manifest().guest();
   plan.ram_bytes = opened.memory_bytes();
   plan.stored_bytes = opened.manifest().memory().stored_bytes();
@@ -116,13 +116,10 @@ Result<> complete_plan(Plan& plan, const Arguments& arguments, const snapshot::S
   return {};
 }
 
-// The slots that the product gives this snapshot's clones, for the floor to do the same.
-Result<std::vector<volt_floor::Slot>> slots_of(const vmm::Kvm& kvm, const snapshot::Store& store,
-                                               const Plan& plan) {
-  const snapshot::Restored restored =
-      VOLT_TRY(snapshot::restore(kvm, store, plan.reference, plan.options));
+// The slots that the product gave its clone, for the floor to do the same.
+std::vector<volt_floor::Slot> slots_of(const snapshot::Sandbox& sandbox) {
   std::vector<volt_floor::Slot> slots;
-  for (const auto& part : restored.sandbox->machine().ram().attached()) {
+  for (const auto& part : sandbox.machine().ram().attached()) {
     const std::uint64_t hole = part.guest_base < guest_abi::kLowRamEnd
                                    ? 0
                                    : guest_abi::kHighRamBase - guest_abi::kLowRamEnd;
@@ -144,11 +141,9 @@ const char* phase_of(std::string_view step) {
 class SignalsHeld {
  public:
   SignalsHeld() {
-    sigset_t stops;
-    ::sigemptyset(&stops);
-    ::sigaddset(&stops, SIGINT);
-    ::sigaddset(&stops, SIGTERM);
-    ::pthread_sigmask(SIG_BLOCK, &stops, &before_);
+    sigset_t all;  // a deadline that was left to fire, too
+    ::sigfillset(&all);
+    ::pthread_sigmask(SIG_BLOCK, &all, &before_);
   }
   SignalsHeld(const SignalsHeld&) = delete;
   SignalsHeld& operator=(const SignalsHeld&) = delete;
@@ -161,7 +156,7 @@ class SignalsHeld {
 Result<> run_floor(const Fd& kvm, const Plan& plan, Report& report) {
   const SignalsHeld held;
   const volt_floor::Timing timing =
-      volt_floor::fresh(kvm.get(), plan.memory_file.c_str(), plan.ram_bytes, plan.slots,
+      volt_floor::fresh(kvm.get(), plan.memory_file.c_str(), plan.ram_bytes, report.slots,
                         {.function = static_cast<std::uint32_t>(plan.touch.function),
                          .arguments = plan.touch.arguments});
   if (timing.checksum != plan.touch_sum) {
@@ -178,13 +173,14 @@ Result<> run_floor(const Fd& kvm, const Plan& plan, Report& report) {
 Result<> run_product(const vmm::Kvm& kvm, const snapshot::Store& store, const Plan& plan,
                      vmm::Deadline deadline, Report& report) {
   const vmm::HostServices services;
-  snapshot::Restored restored =
-      VOLT_TRY(snapshot::restore(kvm, store, plan.reference, plan.options));
+  const auto reference = VOLT_TRY(snapshot::Reference::parse(plan.reference_text));
+  snapshot::Restored restored = VOLT_TRY(snapshot::restore(kvm, store, reference, plan.options));
   const vmm::Reply reply = VOLT_TRY(snapshot::first_call(restored, plan.touch, deadline, services));
   report.restore.add(restored.phases.total_ns());
   report.restore_slots.add(restored.phases.slots_ns);
   report.phases.add(restored.phases);
   report.loader = restored.loader;
+  if (report.slots.empty()) report.slots = slots_of(*restored.sandbox);
   bool right = reply.checksum == plan.touch_sum;
   if (right && plan.scan_sum) {
     const std::uint64_t words[] = {0, plan.guest.working_set_bytes() / guest_abi::kPageBytes};
@@ -205,9 +201,9 @@ Result<Report> measure(const Arguments& arguments, const vmm::Kvm& kvm,
     VOLT_TRY(vmm::check_stop());
     const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
     // Each goes first every other time, so that neither profits from the other's wake.
-    if (i % 2 == 0) VOLT_TRY(run_floor(floor_kvm, plan, report));
-    VOLT_TRY(run_product(kvm, store, plan, deadline, report));
     if (i % 2 == 1) VOLT_TRY(run_floor(floor_kvm, plan, report));
+    VOLT_TRY(run_product(kvm, store, plan, deadline, report));
+    if (i % 2 == 0) VOLT_TRY(run_floor(floor_kvm, plan, report));
     if ((i + 1) % 50 == 0 && i + 1 < plan.runs) {
       progress(std::to_string(i + 1) + " of " + std::to_string(plan.runs) + " restored");
     }
@@ -308,7 +304,6 @@ class Scratch {
 Result<int> report_on(const Arguments& arguments, const vmm::Kvm& kvm, const snapshot::Store& store,
                       const snapshot::Reference& reference, Plan plan) {
   VOLT_TRY(complete_plan(plan, arguments, store, reference));
-  plan.slots = VOLT_TRY(slots_of(kvm, store, plan));
   const Report report = VOLT_TRY(measure(arguments, kvm, store, plan));
   if (report.verified != plan.runs) {
     return fail(Code::kCorrupt, std::to_string(plan.runs - report.verified) +

@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
+#include "vmm/interrupt.h"
+
 namespace volt::tools {
 namespace {
 
@@ -78,7 +80,7 @@ std::string advice(Code code, std::string_view command, const std::vector<std::s
 }  // namespace
 
 int exit_code(Code code) {
-  return words_of(code).exit;
+  return code == Code::kInterrupted ? 128 + vmm::stop_signal() : words_of(code).exit;
 }
 
 void print_error(const Error& error, std::string_view command,

@@ -38,7 +38,10 @@ Result<std::unique_ptr<snapshot::Sandbox>> make_sandbox(const vmm::Kvm& kvm,
   }
   const auto parent = VOLT_TRY(snapshot::Reference::parse(arguments.get("--from")));
   progress("restoring " + parent.text() + " ...");
-  return VOLT_TRY(snapshot::restore(kvm, store, parent, {})).sandbox;
+  // All of its memory is read now in any case, and what is damaged must not get new, valid sums.
+  const snapshot::RestoreOptions options = {.verify =
+                                                snapshot::RestoreOptions::Verify::kEverythingFirst};
+  return VOLT_TRY(snapshot::restore(kvm, store, parent, options)).sandbox;
 }
 
 struct NamedCall {
@@ -59,6 +62,7 @@ Result<std::vector<NamedCall>> calls_after(const Arguments& arguments) {
     }
     calls.push_back({text, VOLT_TRY_IN("--after", parse_call(words))});
   }
+  if (calls.size() > formats::kMaxCalls) return fail(Code::kInvalid, "--after: at most 1024");
   return calls;
 }
 

@@ -57,10 +57,12 @@ Result<Report> restore_all(const Arguments& arguments, const snapshot::Reference
   const vmm::Call health = make_call(guest_abi::Function::kHealth, {});
   Report report;
   std::optional<std::uint64_t> expected;
+  snapshot::Reference pinned = reference;  // all clones are of one snapshot, whoever gets its name
   for (std::uint64_t i = 0; i < count; ++i) {
     VOLT_TRY(vmm::check_stop());
     const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
-    snapshot::Restored restored = VOLT_TRY(snapshot::restore(kvm, store, reference, options));
+    snapshot::Restored restored = VOLT_TRY(snapshot::restore(kvm, store, pinned, options));
+    if (!pinned.digest) pinned.digest = restored.sandbox->parent();
     const vmm::Reply reply =
         VOLT_TRY(snapshot::first_call(restored, health, deadline, print_guest_log()));
     report.samples.add(restored.phases);

@@ -117,8 +117,7 @@ int main_of(std::span<char* const> words) {
   if (result) return *result;
   print_error(result.error(), command == nullptr ? "" : command->path, arguments.positional(),
               asks_for(words, "--json"));
-  const bool stopped = result.error().code == Code::kInterrupted;
-  return stopped ? 128 + vmm::stop_signal() : exit_code(result.error().code);
+  return exit_code(result.error().code);
 }
 
 // A program started with its standard descriptors closed would get their numbers for the files it

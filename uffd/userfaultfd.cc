@@ -28,12 +28,12 @@ Result<Userfaultfd> Userfaultfd::open() {
   Fd fd = open_any();
   if (!fd.valid()) {
     const int code = errno;
-    return std::unexpected(
-        Error{Code::kHostUnable, code,
-              code == EPERM || code == EACCES
-                  ? "userfaultfd: this user may not handle the faults that KVM takes; allow "
-                    "/dev/userfaultfd, or set sysctl vm.unprivileged_userfaultfd=1"
-                  : "userfaultfd: this kernel has none (CONFIG_USERFAULTFD)"});
+    if (code != EPERM && code != EACCES && code != ENOSYS) return sys_error("userfaultfd");
+    return std::unexpected(Error{
+        Code::kHostUnable, code,
+        code == ENOSYS ? "userfaultfd: this kernel has none (CONFIG_USERFAULTFD)"
+                       : "userfaultfd: this user may not handle the faults that KVM takes; allow "
+                         "/dev/userfaultfd, or set sysctl vm.unprivileged_userfaultfd=1"});
   }
   uffdio_api api = {};
   api.api = UFFD_API;

@@ -47,6 +47,12 @@ void Exchange::set_identity(const guest_abi::Identity& identity) {
   page().identity = identity;
 }
 
+void Exchange::set_clocks(std::uint64_t wall_ns, std::uint64_t mono_ns) {
+  identity_.wall_ns = wall_ns;
+  identity_.mono_ns = mono_ns;
+  page().identity = identity_;
+}
+
 bool Exchange::identity_adopted() const {
   const guest_abi::Response response = copy_once(page().response);
   return std::memcmp(response.acknowledged_generation, identity_.generation,

@@ -43,6 +43,8 @@ class Exchange {
   void set_boot(const guest_abi::BootConfig& config);
   void set_identity(const guest_abi::Identity& identity);
   const guest_abi::Identity& identity() const { return identity_; }
+  // The clocks of a later moment, for a guest that has not looked at its identity yet.
+  void set_clocks(std::uint64_t wall_ns, std::uint64_t mono_ns);
   // Whether the guest says that it took over the identity it was given last.
   bool identity_adopted() const;
 

@@ -53,12 +53,12 @@ bool handle(int signal, void (*handler)(int), int flags) {
 class ThreadTimer {
  public:
   ~ThreadTimer() {
-    if (made_) ::timer_delete(timer_);
+    if (maker_ == ::getpid()) ::timer_delete(timer_);
   }
 
   Result<> set(std::uint64_t at_ns) {
-    if (!made_) VOLT_TRY(make());
-    at_ns = std::max<std::uint64_t>(at_ns, 1);  // 0 would switch the timer off
+    if (maker_ != ::getpid()) VOLT_TRY(make());  // a child of fork(2) inherits no timers
+    at_ns = std::max<std::uint64_t>(at_ns, 1);   // 0 would switch the timer off
     const itimerspec when = {.it_interval = {},
                              .it_value = {.tv_sec = static_cast<time_t>(at_ns / kNsPerSecond),
                                           .tv_nsec = static_cast<long>(at_ns % kNsPerSecond)}};
@@ -78,11 +78,11 @@ class ThreadTimer {
     event.sigev_signo = deadline_signal();
     event._sigev_un._tid = static_cast<pid_t>(::syscall(SYS_gettid));
     if (::timer_create(CLOCK_MONOTONIC, &event, &timer_) != 0) return sys_error("timer_create");
-    made_ = true;
+    maker_ = ::getpid();
     return {};
   }
 
-  bool made_ = false;
+  pid_t maker_ = 0;  // the process that made it, none yet
   timer_t timer_ = {};
 };
 

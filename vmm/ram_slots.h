@@ -10,8 +10,9 @@
 //   - KVM cannot decode the instruction (an SSE store, say). The instruction has had no effect, RIP
 //     still points at it: we attach the rest and run it again. KVM_CAP_EXIT_ON_EMULATION_FAILURE
 //     makes KVM tell us, where it would raise an exception in the guest.
-// Either happens once: afterwards all RAM has slots, and an exit of these kinds is a crash again.
-// Only for guests of one CPU: carrying out an access here is not atomic against another CPU.
+// Only for guests of one CPU, as carrying out an access here is not atomic against another CPU; and
+// for guests whose stacks and tables lie in their data, as an exception that is delivered through
+// memory without a slot gives no exit that could be mended.
 #pragma once
 
 #include <cstdint>

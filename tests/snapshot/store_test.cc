@@ -41,7 +41,7 @@ TEST_F(StoreTest, AnEmptyStoreHoldsNothingAndIsNotMadeByLooking) {
   EXPECT_EQ(must_fail(store().find(named("a"))).code, Code::kNotFound);
   EXPECT_EQ(must_fail(store().digest_of(named("a"))).code, Code::kNotFound);
   EXPECT_EQ(must_fail(store().remove(named("a"))).code, Code::kNotFound);
-  EXPECT_TRUE(store().sweep());
+  store().sweep();
   EXPECT_NE(::access(store().path().c_str(), F_OK), 0);
 }
 
@@ -177,11 +177,11 @@ TEST_F(StoreTest, AKilledWritersDraftIsSweptOnceItIsDead) {
   char told = 0;
   ASSERT_EQ(::read(ready[0], &told, 1), 1);
   EXPECT_EQ(told, 'y');
-  must(store().sweep());
+  store().sweep();
   EXPECT_EQ(entries_of(store()).size(), 1U) << "swept under a living writer";
   ::kill(writer, SIGKILL);
   ASSERT_EQ(::waitpid(writer, nullptr, 0), writer);
-  must(store().sweep());
+  store().sweep();
   EXPECT_TRUE(entries_of(store()).empty());
   ::close(ready[0]);
   ::close(ready[1]);
@@ -200,7 +200,7 @@ TEST_F(StoreTest, AHalfReplacedNameIsSweptWhenItsWriterIsDead) {
   ASSERT_EQ(::symlink("../snapshots/x", dead.c_str()), 0);
   ASSERT_EQ(::symlink("../snapshots/x", living.c_str()), 0);
   EXPECT_EQ(store().list().value().size(), 1U);
-  must(store().sweep());
+  store().sweep();
   EXPECT_EQ(::faccessat(AT_FDCWD, dead.c_str(), F_OK, AT_SYMLINK_NOFOLLOW), -1);
   EXPECT_EQ(::faccessat(AT_FDCWD, living.c_str(), F_OK, AT_SYMLINK_NOFOLLOW), 0);
 }

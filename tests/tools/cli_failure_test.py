@@ -55,6 +55,9 @@ class HostTest(CliTest):
                 error = self.refused(6, *words, saying="/dev/kvm", **nobody)
                 self.assertEqual(error["fix"], ["volt doctor"])
         self.assertEqual(self.left_behind(), before)
+        self.refused(1, "snapshot", "verify", "--deep", saying="Permission denied", **nobody)
+        for path in (self.data, *self.data.rglob("*")):  # guest memory is for its owner
+            os.chown(path, 65534, 65534, follow_symlinks=False)
         self.assertIn("demo:latest", self.ok("snapshot", "ls", **nobody))
         self.ok("snapshot", "verify", "--deep", **nobody)
 

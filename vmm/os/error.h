@@ -1,5 +1,5 @@
 // What failed, told once: a code for programs, a sentence for people, and errno when a call said
-// no. Input (files, guest values, kernel replies) becomes an Error; a caller's bug is an assert.
+// no. Input (files, guest values, kernel replies) becomes an Error.
 #pragma once
 
 #include <expected>
