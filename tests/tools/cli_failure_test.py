@@ -144,6 +144,12 @@ class DamageTest(CliTest):
             with self.subTest(words=words):
                 self.refused(7, *words, saying=f"file offset {offset}")
 
+    def test_a_damaged_parent_gives_no_child_with_valid_sums(self):
+        self.flip(self.files / "memory", self.data_offset() + 100)
+        self.refused(7, "snapshot", "create", "--name", "child", "--from", "demo",
+                     saying="memory: unit")
+        self.refused(3, "snapshot", "inspect", "child")
+
     def test_exit_7_for_bytes_where_the_index_has_none(self):
         with open(self.files / "memory", "rb") as memory:
             content = memory.read()
