@@ -24,7 +24,7 @@ struct Verified {
 class OpenedSnapshot {
  public:
   enum class Index {
-    kHead,   // checked, and no more of it read: enough to map memory
+    kHead,   // enough to map memory; the whole of a small index is checked all the same
     kWhole,  // index() may be used; its blocks are checked when they are
   };
   // Checks the manifest, the state and the index's head, and that they belong together.
@@ -55,6 +55,7 @@ class OpenedSnapshot {
   OpenedSnapshot() = default;
   Result<> open_files(const Reference& reference, Index index);
   Result<> open_index(Index index);
+  Result<> check_blocks() const;
 
   Fd dir_;
   Fd memory_;
