@@ -73,6 +73,7 @@ double quantile(std::vector<double> values, double q) {
 // Where the data ends: the slot that `volt call` gives its guest.
 std::string slot_kib_of(const std::string& memory_file) {
   const int fd = ::open(memory_file.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) die("cannot open " + memory_file);
   off_t end = 0;
   for (off_t at = 0; (at = ::lseek(fd, at, SEEK_DATA)) >= 0;) end = at = ::lseek(fd, at, SEEK_HOLE);
   ::close(fd);
