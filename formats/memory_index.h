@@ -10,10 +10,9 @@
 //    28    4 reserved       zero
 //    32   32 digest         SHA-256 over unit_bytes (8 bytes) and all entries without `place`
 //    64   16 head_sum       XXH3-128 over bytes 0..63
-// then blocks of 128 entries (the last may be shorter), each followed by its own XXH3-128. A
-// block's sum is seeded with its number plus the first 8 bytes of the digest, so a block from
-// elsewhere in this file or from another index does not pass. entry, 32 bytes, strictly ascending
-// by unit; a unit without entry is zero:
+// then blocks of 128 entries (the last may be shorter), each followed by its own XXH3-128, seeded
+// with its number plus the first 8 bytes of the digest (formats/summed_blocks.h). entry, 32 bytes,
+// strictly ascending by unit; a unit without entry is zero:
 //     0    8 unit           guest-physical address / unit_bytes; the address is below 2^52
 //     8   16 sum            XXH3-128 over the unit's bytes as the guest sees them
 //    24    8 place          where its bytes are: the offset in the memory file; the unit ends at or
@@ -30,23 +29,25 @@
 // Downside: no way to change one entry; an index is written anew.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <span>
 #include <type_traits>
 #include <vector>
 
 #include "formats/digest.h"
+#include "formats/fixed_head.h"
+#include "formats/summed_blocks.h"
 #include "vmm/os/error.h"
 
 namespace volt::formats {
 
-inline constexpr std::size_t kIndexHeadBytes = 80;
-inline constexpr std::size_t kEntriesPerBlock = 128;
+inline constexpr std::size_t kIndexHeadBytes = kFixedHeadBytes;
 inline constexpr std::uint64_t kDefaultUnitBytes = 64 << 10;
+
+// A power of two, 4 KiB to 2 MiB.
+bool is_unit_size(std::uint64_t bytes);
 
 struct IndexEntry {
   std::uint64_t unit;
@@ -81,12 +82,15 @@ class MemoryIndex {
   static Result<MemoryIndex> open(std::span<const std::byte> file);
 
   std::uint64_t unit_bytes() const { return unit_bytes_; }
-  std::uint64_t entry_count() const { return entry_count_; }
+  std::uint64_t entry_count() const { return entries_.entries(); }
   const Sha256& digest() const { return digest_; }
 
   // The entry of a unit, nullopt where the unit is zero. Checks the blocks it looks into, once
   // each.
   Result<std::optional<IndexEntry>> find(std::uint64_t unit) const;
+
+  // The number of that entry, for at() and for a unit table; checks the same blocks.
+  Result<std::optional<std::uint64_t>> position_of(std::uint64_t unit) const;
 
   // Entry number i, in ascending order of unit; i < entry_count().
   Result<IndexEntry> at(std::uint64_t i) const;
@@ -96,16 +100,13 @@ class MemoryIndex {
 
  private:
   MemoryIndex() = default;
-  std::uint64_t blocks() const;
   Result<> check_block(std::uint64_t block) const;
-  Result<> verify_block(std::uint64_t block) const;
-  IndexEntry entry(std::uint64_t i) const;
+  Result<> check_entries(std::uint64_t first, std::uint64_t end) const;
+  IndexEntry entry(std::uint64_t i) const { return entries_.entry<IndexEntry>(i); }
 
-  std::span<const std::byte> file_;
+  SummedBlocks entries_;
   std::uint64_t unit_bytes_ = 0;
-  std::uint64_t entry_count_ = 0;
   Sha256 digest_ = {};
-  std::unique_ptr<std::atomic<bool>[]> checked_;  // one per block
 };
 
 }  // namespace volt::formats

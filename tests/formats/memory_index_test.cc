@@ -11,8 +11,6 @@
 namespace volt::formats {
 namespace {
 
-constexpr std::size_t kBlockBytes = kEntriesPerBlock * sizeof(IndexEntry) + sizeof(Xxh128);
-
 Result<> read(std::span<const std::byte> file) {
   const MemoryIndex index = VOLT_TRY(MemoryIndex::open(file));
   return index.check_all();

@@ -14,7 +14,6 @@ namespace volt::formats {
 namespace {
 
 constexpr std::size_t kSumBytes = sizeof(Xxh128);
-constexpr std::size_t kBlockBytes = kEntriesPerBlock * sizeof(IndexEntry) + kSumBytes;
 
 void expect(bool holds, const char* what) {
   if (holds) return;
