@@ -6,7 +6,7 @@
 #include <thread>
 
 #include "formats/little_endian.h"
-#include "tests/formats/samples.h"
+#include "tests/formats/stored_samples.h"
 
 namespace volt::formats {
 namespace {
@@ -18,14 +18,6 @@ Result<> read(std::span<const std::byte> file) {
 
 std::byte* block(Bytes& file, std::size_t i) {
   return file.data() + kIndexHeadBytes + i * kBlockBytes;
-}
-
-// A head changed on purpose, with a sum that says so.
-template <typename T>
-Bytes with_head(Bytes file, std::size_t offset, T value) {
-  store(file.data() + offset, value);
-  std::ranges::copy(xxh128(std::span(file).first(64)), file.begin() + 64);
-  return file;
 }
 
 // An entry changed on purpose in an index of one short block, with sums that say so.
@@ -48,12 +40,16 @@ void expect_found(const MemoryIndex& index, const IndexEntry& entry) {
   ASSERT_TRUE(found) << found.error().context;
   ASSERT_TRUE(found->has_value()) << "unit " << entry.unit;
   EXPECT_EQ(**found, entry);
+  const auto position = index.position_of(entry.unit);
+  ASSERT_TRUE(position && position->has_value()) << "unit " << entry.unit;
+  EXPECT_EQ(index.at(**position).value(), entry);
 }
 
 void expect_absent(const MemoryIndex& index, std::uint64_t unit) {
   const auto found = index.find(unit);
   ASSERT_TRUE(found) << found.error().context;
   EXPECT_FALSE(found->has_value()) << "unit " << unit;
+  EXPECT_EQ(index.position_of(unit).value(), std::nullopt);
 }
 
 TEST(MemoryIndexTest, EmptyIndexHasNothing) {
@@ -76,6 +72,7 @@ TEST(MemoryIndexTest, FindsWhatIsThereAndNothingElse) {
     EXPECT_EQ(index.digest(), memory_digest(entries, kDefaultUnitBytes));
     for (std::size_t i = 0; i < n; ++i) {
       expect_found(index, entries[i]);
+      EXPECT_EQ(index.position_of(entries[i].unit).value(), i);
       expect_absent(index, entries[i].unit - 1);
       expect_absent(index, entries[i].unit + 1);
       EXPECT_EQ(index.at(i).value(), entries[i]);
@@ -202,6 +199,14 @@ TEST(MemoryIndexTest, BytesBehindTheLastBlockAreRefused) {
   }
 }
 
+TEST(MemoryIndexTest, UnitSizes) {
+  for (std::uint64_t bytes = 4096; bytes <= 2 << 20; bytes *= 2) EXPECT_TRUE(is_unit_size(bytes));
+  for (const std::uint64_t bytes :
+       {0ULL, 1ULL, 2048ULL, 4095ULL, 4097ULL, 12288ULL, 4ULL << 20, (1ULL << 32) + 4096, ~0ULL}) {
+    EXPECT_FALSE(is_unit_size(bytes)) << bytes;
+  }
+}
+
 TEST(MemoryIndexTest, SwappedBlocksAreSeen) {
   Bytes file = sample_index(512);
   std::swap_ranges(block(file, 1), block(file, 2), block(file, 2));
@@ -233,6 +238,7 @@ TEST(MemoryIndexTest, DamageIsFoundWhereItIsAndNotBefore) {
       "index: block 5: sum: bytes changed since it was written, or belong elsewhere";
   for (int again = 0; again < 2; ++again) {
     EXPECT_EQ(index.find(entries[640].unit).error().context, damage);
+    EXPECT_EQ(index.position_of(entries[640].unit).error().context, damage);
     EXPECT_EQ(index.at(640).error().context, damage);
     EXPECT_EQ(index.check_all().error().context, damage);
     EXPECT_EQ(index.at(767).error().code, Code::kCorrupt);
