@@ -10,12 +10,21 @@
 // then sections, each a section head and its bytes. section head, 32 bytes:
 //     0    4 kind           1 manifest, 2 state, 3 index, 4 hot set, 5 unit, 6 end
 //     4    4 reserved       zero
-//     8    8 bytes          length of what follows; at most kMaxSectionBytes
+//     8    8 bytes          length of what follows: at most what the kind's own format can take
+//                           (16 MiB and a head for manifest and state, 8 MiB and a head for the hot
+//                           set, 2 MiB for a unit, 32 for end), and kMaxSectionBytes for the index
 //    16   16 sum            XXH3-128 over bytes 0..15 of this head and what follows
 // Sections come in this order: manifest, state, index, hot set (or none), then one unit for each
 // entry of the index and in its order, then end. A unit is raw (as long as the index's unit) or one
-// zstd frame (shorter). `end` holds the SHA-256 of everything before its section head: the sums
-// find accidents, this one names the archive for whoever was told it by another way.
+// zstd frame (shorter). `end` holds the SHA-256 of everything before its section head, and nothing
+// follows it: the sums find accidents, this one names the archive for whoever was told it by
+// another way.
+// Readers check in this order and stop at the first failure: of the head size, magic, major,
+// head_sum, must_be_zero, reserved; of each section its head's size, kind, reserved, bytes; its
+// place in the order; its sum; then what it holds, by its own format. A length is believed before
+// its sum can be checked, so it is bounded by kind: a stream has no size to compare it with.
+// Why the index comes before the units: a receiver knows from it what each unit must be, and can
+// check and place it without keeping it. Downside: none can be sent before all have been summed.
 #pragma once
 
 #include <cstddef>

@@ -13,7 +13,11 @@
 //    64   16 head_sum       XXH3-128 over bytes 0..63
 // then page_count words of 8 bytes and the XXH3-128 over all of them, seeded with the first 8 bytes
 // of the digest. word: bits 0..51 guest-physical page number (below 2^40), bit 63 written, the
-// others zero. A page that is listed twice does no harm, so nobody looks for it.
+// others zero. A page that is listed twice does no harm, so nobody looks for it; nor does one the
+// guest has not, which whoever prefetches must leave out.
+// Readers check in this order and stop at the first failure: the head as the index's, with
+// page_bytes and page_count against the file size; the words' sum; each word. It is read whole: 8
+// MiB at most, and needed at once.
 #pragma once
 
 #include <cstddef>

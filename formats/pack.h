@@ -9,7 +9,8 @@
 //    16   16 id             the pack's name, random
 //    32   32 reserved       zero
 //    64   16 head_sum       XXH3-128 over bytes 0..63
-//   then the stored units without gaps, each raw or one zstd frame;
+//   then the stored units, one after another, each raw or one zstd frame; bytes that no record
+//   names do no harm, so nobody looks for them;
 //   then the table: blocks of 128 records (the last may be shorter), each followed by its own
 //   XXH3-128, seeded with the number of the block plus the first 8 bytes of the id. record, 32
 //   bytes, ascending by (sum, offset):
@@ -20,11 +21,18 @@
 //   tail, the last 80 bytes:
 //     0    8 magic          "VOLTPKT" and a zero byte
 //     8    8 record_count   at most kMaxPackRecords
-//    16    8 table_offset   where the table begins; the file's size says the same
+//    16    8 table_offset   where the table begins, at most kMaxMemoryBytes; the file's size says
+//                           the same
 //    24    8 reserved       zero
 //    32   16 id             as in the head
 //    48   16 reserved       zero
 //    64   16 tail_sum       XXH3-128 over the tail's bytes 0..63
+// Readers check in this order and stop at the first failure: of the head size, magic, major,
+// head_sum, must_be_zero, reserved; of the tail the file size, magic, tail_sum, record_count,
+// table_offset, both against the file size, reserved; that both have one id (who opens the file,
+// for it reads the two apart); then per block, when it is first used, its sum and its records. Only
+// check_all() compares neighbouring blocks. A reader that knows from a unit table where a unit is
+// needs the head only.
 // Why the table is at the end: a writer does not know it before, and a pack without a tail is one
 // whose writer was killed. Two units with one sum and unlike bytes can both be here; find() gives
 // the first, and whoever wants to share it compares the bytes.

@@ -24,7 +24,13 @@
 //    16    8 offset           in the container; offset + stored bytes <= kMaxMemoryBytes
 //    24    4 container        number of the container
 //    28    4 stored_bytes     unit_bytes: as the guest sees them; fewer (not 0): one zstd frame
-// Checks, in this order: as in the memory index; then the containers; then a block when it is used.
+// Readers check in this order and stop at the first failure: the head as the index's, with
+// container_count in place of reserved, and both counts against the file size; the containers' sum,
+// then each of them; then per block, when it is first used, its sum and its entries. That the table
+// is of the index beside it (digest, unit_bytes, entry_count), and that a container is there and
+// long enough, is for who opens both: the files are not here.
+// Downside: blocks of two tables of one memory carry each other's seed and can be traded unnoticed
+// until a unit is read; its own sum, and then the index's, do not pass another unit for it.
 #pragma once
 
 #include <cstddef>

@@ -3,20 +3,13 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdio>
-#include <cstdlib>
 #include <span>
 #include <vector>
 
 #include "formats/head.h"
+#include "tests/fuzz/promise.h"
 
 namespace volt::formats {
-
-inline void expect(bool holds, const char* what) {
-  if (holds) return;
-  std::fprintf(stderr, "broken promise: %s\n", what);
-  std::abort();
-}
 
 // `decode` yields a Result of a message. What it accepts must be acceptable to write, and must be
 // read back as the same bytes.
