@@ -66,17 +66,14 @@ Result<Head> read_head(std::span<const std::byte> file) {
 Result<> check_id(const Container& container) {
   const std::span<const std::byte> id = container.id;
   switch (container.kind) {
-    case Container::Kind::kOwnMemory:
-      if (!all_zero(id)) return corrupt("id", "not zero, and the snapshot's own memory has none");
-      return {};
-    case Container::Kind::kMemory:
+    case Container::Kind::kLayer:
       return {};
     case Container::Kind::kPack:
       if (!all_zero(id.subspan(kPackIdBytes))) return corrupt("id", "not zero behind a pack's id");
       return {};
   }
   return corrupt("kind",
-                 join({std::to_string(std::to_underlying(container.kind)), ", not from 1 to 3"}));
+                 join({std::to_string(std::to_underlying(container.kind)), ", not 1 or 2"}));
 }
 
 // The second of two that are alike, if there are any.
@@ -115,14 +112,19 @@ Result<std::vector<Container>> read_containers(std::span<const std::byte> bytes,
   return containers;
 }
 
-Result<> check_entry(const StoredUnit& unit, std::uint64_t unit_bytes, std::size_t containers) {
-  if (unit.container >= containers) {
+Result<> check_entry(const StoredUnit& unit, std::uint64_t unit_bytes,
+                     std::span<const Container> containers) {
+  if (unit.container >= containers.size()) {
     return corrupt("container", join({std::to_string(unit.container), ", there are ",
-                                      std::to_string(containers)}));
+                                      std::to_string(containers.size())}));
   }
   if (unit.stored_bytes == 0 || unit.stored_bytes > unit_bytes) {
     return corrupt("stored_bytes", join({std::to_string(unit.stored_bytes), ", not from 1 to ",
                                          std::to_string(unit_bytes)}));
+  }
+  if (containers[unit.container].kind == Container::Kind::kLayer &&
+      unit.stored_bytes != unit_bytes) {
+    return corrupt("stored_bytes", "a layer holds no zstd frames");
   }
   if (unit.offset > kMaxMemoryBytes - unit.stored_bytes) {
     return corrupt("offset", join({std::to_string(unit.offset), ", beyond the limits"}));
@@ -143,7 +145,7 @@ std::vector<std::byte> encode_unit_table(std::span<const StoredUnit> units,
     require(check_id(container).has_value(), "units: a container breaks its rules");
   }
   for (const StoredUnit& unit : units) {
-    require(check_entry(unit, unit_bytes, containers.size()).has_value(),
+    require(check_entry(unit, unit_bytes, containers).has_value(),
             "units: an entry breaks its rules");
   }
   const std::size_t middle = containers_bytes(containers.size());
@@ -183,7 +185,7 @@ Result<> UnitTable::check_block(std::uint64_t block) const {
   const auto rules = [&](std::uint64_t first, std::uint64_t end) -> Result<> {
     for (std::uint64_t i = first; i < end; ++i) {
       VOLT_TRY_IN(number_of("entry", i),
-                  check_entry(units_.entry<StoredUnit>(i), unit_bytes_, containers_.size()));
+                  check_entry(units_.entry<StoredUnit>(i), unit_bytes_, containers_));
     }
     return {};
   };

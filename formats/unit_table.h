@@ -14,16 +14,18 @@
 //    64   16 head_sum         XXH3-128 over bytes 0..63
 // then container_count containers of 40 bytes each, and the XXH3-128 over all of them (there also
 // when there are none), seeded with the first 8 bytes of the digest:
-//     0    4 kind             1: the snapshot's own `memory`, 2: another snapshot's `memory`, 3: a
-//                             pack
+//     0    4 kind             1: a layer, raw memory; 2: a pack (formats/pack.h)
 //     4    4 reserved         zero
-//     8   32 id               1: zero; 2: that snapshot's digest; 3: the pack's id, then zeros
+//     8   32 id               1: digest of the snapshot that wrote the layer; 2: the pack's id,
+//     then
+//                             zeros
 // no two alike; then blocks of 128 entries (the last may be shorter), each followed by its own
 // XXH3-128, seeded as in the memory index. entry, 32 bytes:
 //     0   16 sum              XXH3-128 over the bytes as stored
 //    16    8 offset           in the container; offset + stored bytes <= kMaxMemoryBytes
 //    24    4 container        number of the container
-//    28    4 stored_bytes     unit_bytes: as the guest sees them; fewer (not 0): one zstd frame
+//    28    4 stored_bytes     unit_bytes: as the guest sees them; fewer (not 0): one zstd frame,
+//                             which only a pack holds
 // Readers check in this order and stop at the first failure: the head as the index's, with
 // container_count in place of reserved, and both counts against the file size; the containers' sum,
 // then each of them; then per block, when it is first used, its sum and its entries. That the table
@@ -50,7 +52,7 @@ inline constexpr std::size_t kUnitTableHeadBytes = kFixedHeadBytes;
 inline constexpr std::size_t kMaxContainers = 4096;
 
 struct Container {
-  enum class Kind : std::uint32_t { kOwnMemory = 1, kMemory = 2, kPack = 3 };
+  enum class Kind : std::uint32_t { kLayer = 1, kPack = 2 };
   Kind kind;
   Sha256 id;
   bool operator==(const Container&) const = default;

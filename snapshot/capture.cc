@@ -1,5 +1,7 @@
 #include "snapshot/capture.h"
 
+#include <unistd.h>
+
 #include <array>
 #include <cstring>
 
@@ -58,6 +60,28 @@ Result<> sum_working_set(const vmm::GuestMemory& memory, formats::v1::Guest& gue
   return {};
 }
 
+// Leaves the memory as it is to be stored, and says what that takes.
+Result<std::uint64_t> store_memory(const Store& store, const Draft& draft, const Fd& memory,
+                                   std::span<const formats::IndexEntry> entries,
+                                   const formats::Manifest& manifest,
+                                   const CaptureOptions& options) {
+  if (options.storage == Storage::kRaw) {
+    VOLT_TRY(sync(memory, kMemoryFile));
+    return manifest.memory().stored_bytes();
+  }
+  UnitsToPack units = {.entries = entries,
+                       .hot = {},
+                       .memory_digest = {},
+                       .unit_bytes = manifest.memory().unit_bytes(),
+                       .make_reader = raw_reader(memory, entries)};
+  const std::string& digest = manifest.memory().digest();
+  std::memcpy(units.memory_digest.data(), digest.data(), digest.size());
+  const Packs packs = VOLT_TRY(Packs::open(store.packs(), Packs::Lock::kShared));
+  const StorageChange change = VOLT_TRY(pack_into(packs, draft.dir(), units, options.pack));
+  if (::unlinkat(draft.dir().get(), kMemoryFile, 0) != 0) return sys_error("unlink", kMemoryFile);
+  return change.written_bytes;
+}
+
 void add_labels(const CaptureOptions& options, formats::Manifest& manifest) {
   for (const auto& [key, value] : options.labels) {
     formats::v1::Label& label = *manifest.add_labels();
@@ -110,7 +134,9 @@ Result<Captured> capture(const vmm::Kvm& kvm, Sandbox& sandbox, const Store& sto
   VOLT_TRY(formats::check(manifest));
   const std::vector<std::byte> manifest_file = formats::encode(manifest);
 
-  VOLT_TRY(sync(memory_file, kMemoryFile));
+  captured.data_bytes = manifest.memory().stored_bytes();
+  captured.stored_bytes =
+      VOLT_TRY(store_memory(store, draft, memory_file, entries, manifest, options));
   VOLT_TRY(write_file(draft, kStateFile, state_file));
   VOLT_TRY(write_file(draft, kIndexFile, index_file));
   VOLT_TRY(write_file(draft, kManifestFile, manifest_file));
@@ -118,7 +144,6 @@ Result<Captured> capture(const vmm::Kvm& kvm, Sandbox& sandbox, const Store& sto
   VOLT_TRY(store.publish(std::move(draft), captured.digest, reference, options.if_taken));
   captured.publish_ns = lap();
   captured.memory_digest = formats::memory_digest(entries, formats::kDefaultUnitBytes);
-  captured.stored_bytes = manifest.memory().stored_bytes();
   captured.apparent_bytes = memory.total_bytes();
   return captured;
 }

@@ -7,6 +7,7 @@
 
 #include "formats/digest.h"
 #include "snapshot/sandbox.h"
+#include "snapshot/storage.h"
 #include "snapshot/store.h"
 
 namespace volt::snapshot {
@@ -14,12 +15,15 @@ namespace volt::snapshot {
 struct CaptureOptions {
   std::map<std::string, std::string> labels;
   Store::IfTaken if_taken = Store::IfTaken::kRefuse;
+  Storage storage = Storage::kRaw;
+  PackOptions pack;
 };
 
 struct Captured {
   formats::Sha256 digest = {};         // of the snapshot
   formats::Sha256 memory_digest = {};  // of its memory alone
-  std::uint64_t stored_bytes = 0;      // what its memory takes
+  std::uint64_t stored_bytes = 0;      // what its memory takes on disk, besides what is shared
+  std::uint64_t data_bytes = 0;        // what of its memory is not zero
   std::uint64_t apparent_bytes = 0;    // what its memory is
   std::uint64_t state_ns = 0;          // bringing the CPUs to rest and reading them
   std::uint64_t memory_ns = 0;         // finding, summing and writing what is not zero

@@ -4,8 +4,9 @@
 
 #include <algorithm>
 
+#include "snapshot/ordered_work.h"
 #include "snapshot/raw_source.h"
-#include "vmm/interrupt.h"
+#include "snapshot/unit_reader.h"
 
 namespace volt::snapshot {
 namespace {
@@ -72,15 +73,13 @@ Result<LoadedMemory> load_copy(const OpenedSnapshot& snapshot) {
   }
   GuestMemory memory = VOLT_TRY(GuestMemory::anonymous(layout));
   const formats::MemoryIndex& index = snapshot.index();
-  for (std::uint64_t i = 0; i < index.entry_count(); ++i) {
-    VOLT_TRY(vmm::check_stop());
+  const auto copy = [&](UnitReader& reader, std::uint64_t i) -> Result<> {
     const formats::IndexEntry entry = VOLT_TRY(index.at(i));
     const auto unit = memory.at(entry.unit * index.unit_bytes(), index.unit_bytes());
-    if (!unit) {
-      return fail(Code::kCorrupt, "index: entry " + std::to_string(i) + ": unit: not in memory");
-    }
-    VOLT_TRY(snapshot.read_unit(entry, *unit));
-  }
+    if (unit) return reader.read(i, *unit);
+    return fail(Code::kCorrupt, "index: entry " + std::to_string(i) + ": unit: not in memory");
+  };
+  VOLT_TRY(for_each_unit(snapshot, default_threads(), copy));
   return LoadedMemory{{}, std::move(memory), vmm::Attach::kAll};
 }
 
@@ -134,16 +133,26 @@ Result<> uffd_usable() {
   return {};
 }
 
-ChosenLoader choose_loader(Loader asked) {
-  if (asked != Loader::kAuto) return {asked, "asked for"};
-  return {Loader::kMap, "the memory is a local raw file, which the kernel maps without a copy"};
+Result<ChosenLoader> choose_loader(Loader asked, bool stored_raw) {
+  if (asked == Loader::kMap && !stored_raw) {
+    return fail(Code::kConflict, "loader map needs memory that is stored raw; this one is packed");
+  }
+  if (asked != Loader::kAuto) return ChosenLoader{asked, "asked for"};
+  if (stored_raw) {
+    return ChosenLoader{Loader::kMap,
+                        "the memory is a local raw file, which the kernel maps without a copy"};
+  }
+  if (const Result<> usable = uffd_usable(); !usable) {
+    return ChosenLoader{Loader::kCopy, "the memory is packed, and " + usable.error().context};
+  }
+  return ChosenLoader{Loader::kUffd, "the memory is packed: only what is touched is decoded"};
 }
 
 Result<LoadedMemory> load_memory(Loader loader,
                                  const std::shared_ptr<const OpenedSnapshot>& snapshot) {
   switch (loader) {
     case Loader::kAuto:
-      return load_memory(choose_loader(loader).loader, snapshot);
+      break;  // choose_loader() comes first
     case Loader::kMap:
       return load_map(*snapshot);
     case Loader::kUffd:

@@ -29,7 +29,7 @@ struct ChosenLoader {
   std::string why;
 };
 // What `asked` comes down to for this snapshot; the choice is reported, never silent.
-ChosenLoader choose_loader(Loader asked);
+Result<ChosenLoader> choose_loader(Loader asked, bool stored_raw);
 
 // Memory a pager serves, and the pager. The memory must be gone before the clone is detached.
 class PagedClone {

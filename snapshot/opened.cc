@@ -8,17 +8,19 @@
 #include <cstring>
 
 #include "formats/head.h"
-#include "vmm/interrupt.h"
+#include "snapshot/packs.h"
 #include "vmm/os/file.h"
 
 namespace volt::snapshot {
 namespace {
 
-// An index is held in memory whole while its entries are in use: enough for 2 TiB of data.
+// Enough for 2 TiB of data in units of 64 KiB.
 constexpr std::uint64_t kMaxIndexBytes = std::uint64_t{1} << 30;
 // One of up to this size is checked whole by everyone who opens it, for 6 us per 64 MiB of data:
 // damage is found even where no entry is used. Beyond, opening must not grow with the guest.
 constexpr std::uint64_t kCheckedWhole = 256 << 10;
+// Each time memory is stored anew while we look, two more files may have come and gone.
+constexpr int kLooks = 100;
 constexpr std::size_t kHeadOnly = formats::kIndexHeadBytes;
 constexpr std::size_t kMaxHeadedFile = formats::kHeadBytes + formats::kMaxBodyBytes;
 
@@ -51,32 +53,6 @@ Result<std::vector<std::byte>> read_named(const Fd& dir, const char* name,
   return read_whole(file, size, name);
 }
 
-// [from, to) of the memory file holds nothing but zeros. Holes are skipped, not read.
-Result<std::uint64_t> check_zero(const Fd& memory, std::uint64_t from, std::uint64_t to,
-                                 std::span<std::byte> buffer) {
-  std::uint64_t read = 0;
-  while (from < to) {
-    const off_t data = ::lseek(memory.get(), static_cast<off_t>(from), SEEK_DATA);
-    if (data < 0 && errno == ENXIO) break;
-    if (data < 0) return sys_error("lseek", kMemoryFile);
-    from = static_cast<std::uint64_t>(data);
-    if (from >= to) break;
-    const auto part = buffer.first(std::min<std::uint64_t>(buffer.size(), to - from));
-    VOLT_TRY(read_exact(memory, part, from, kMemoryFile));
-    const auto other =
-        std::find_if(part.begin(), part.end(), [](std::byte b) { return b != std::byte{0}; });
-    if (other != part.end()) {
-      return fail(Code::kCorrupt,
-                  "memory: byte " +
-                      std::to_string(from + static_cast<std::uint64_t>(other - part.begin())) +
-                      ": not zero, though the index has no unit there");
-    }
-    from += part.size();
-    read += part.size();
-  }
-  return read;
-}
-
 // An index takes an entry for each unit that is stored, and a sum for 128 of them.
 std::uint64_t max_index_bytes(const formats::v1::Memory& memory) {
   const std::uint64_t units = memory.stored_bytes() / memory.unit_bytes();
@@ -85,12 +61,28 @@ std::uint64_t max_index_bytes(const formats::v1::Memory& memory) {
   return std::min(bytes, kMaxIndexBytes);
 }
 
+std::uint64_t max_units_bytes(const formats::v1::Memory& memory) {
+  const std::uint64_t units = memory.stored_bytes() / memory.unit_bytes();
+  const std::uint64_t containers = formats::kMaxContainers * 64;
+  return formats::kUnitTableHeadBytes + containers +
+         units * (sizeof(formats::StoredUnit) + sizeof(formats::Xxh128)) + sizeof(formats::Xxh128);
+}
+
 bool equal(const formats::Sha256& digest, const std::string& stored) {
   return stored.size() == digest.size() &&
          std::memcmp(digest.data(), stored.data(), digest.size()) == 0;
 }
 
 }  // namespace
+
+std::string container_file_name(const formats::Container& container) {
+  if (container.kind == formats::Container::Kind::kLayer) {
+    return kLayerPrefix + formats::to_hex(container.id);
+  }
+  formats::PackId id;
+  std::copy_n(container.id.begin(), id.size(), id.begin());
+  return pack_file_name(id);
+}
 
 Result<OpenedSnapshot> OpenedSnapshot::open(const Store& store, const Reference& reference,
                                             Index index) {
@@ -117,12 +109,51 @@ Result<> OpenedSnapshot::open_files(const Reference& reference, Index index) {
   if (!equal(formats::sha256(state), manifest_.state().sha256())) {
     return fail(Code::kCorrupt, "state: it is not the one the manifest names");
   }
-  VOLT_TRY(open_index(index));
-  memory_ = VOLT_TRY(open_at(dir_.get(), kMemoryFile, O_RDONLY));
-  const std::uint64_t size = VOLT_TRY(file_size(memory_, kMemoryFile));
-  if (size != memory_bytes()) {
-    return fail(Code::kCorrupt, "memory: size: " + std::to_string(size) +
-                                    " bytes, the manifest says " + std::to_string(memory_bytes()));
+  VOLT_TRY(open_memory());
+  return open_index(is_raw() ? index : Index::kWhole);
+}
+
+// Whoever changes how memory is stored makes the new files before it removes the old ones: one that
+// is gone between two looks means that the other is there.
+Result<> OpenedSnapshot::open_memory() {
+  for (int looks = 0;; ++looks) {
+    Result<Fd> memory = open_at(dir_.get(), kMemoryFile, O_RDONLY);
+    if (memory) {
+      memory_ = *std::move(memory);
+      const std::uint64_t size = VOLT_TRY(file_size(memory_, kMemoryFile));
+      if (size == memory_bytes()) return {};
+      return fail(Code::kCorrupt, "memory: size: " + std::to_string(size) +
+                                      " bytes, the manifest says " +
+                                      std::to_string(memory_bytes()));
+    }
+    if (memory.error().code != Code::kNotFound) return std::unexpected(memory.error());
+    const Result<Fd> units = open_at(dir_.get(), kUnitsFile, O_RDONLY);
+    Result<> opened = units ? open_units(*units) : Result<>(std::unexpected(units.error()));
+    if (opened || opened.error().code != Code::kNotFound || looks == kLooks) {
+      return opened || units ? opened : Result<>(std::unexpected(memory.error()));
+    }
+  }
+}
+
+Result<> OpenedSnapshot::open_units(const Fd& file) {
+  const std::uint64_t size = VOLT_TRY(file_size(file, kUnitsFile));
+  if (size > max_units_bytes(manifest_.memory())) {
+    return fail(Code::kCorrupt,
+                "units: size: " + std::to_string(size) + " bytes, more than its memory can need");
+  }
+  unit_bytes_ = VOLT_TRY(FileView::of(file, size, kUnitsFile));
+  units_ =
+      std::make_unique<formats::UnitTable>(VOLT_TRY(formats::UnitTable::open(unit_bytes_.bytes())));
+  const formats::v1::Memory& memory = manifest_.memory();
+  if (!equal(units_->digest(), memory.digest()) || units_->unit_bytes() != memory.unit_bytes() ||
+      units_->entry_count() != memory.stored_bytes() / memory.unit_bytes()) {
+    return fail(Code::kCorrupt, "units: digest: it is for another memory than the manifest's");
+  }
+  containers_.clear();
+  for (const formats::Container& each : units_->containers()) {
+    std::string name = container_file_name(each);
+    Fd container = VOLT_TRY(open_at(dir_.get(), name.c_str(), O_RDONLY));
+    containers_.push_back({std::move(container), std::move(name)});
   }
   return {};
 }
@@ -134,16 +165,16 @@ Result<> OpenedSnapshot::open_index(Index index) {
   const std::uint64_t size = VOLT_TRY(file_size(file, kIndexFile));
   if (size != ref.size_bytes()) return wrong_size(kIndexFile, size, ref);
   const bool small = size <= kCheckedWhole;
-  index_bytes_.resize(small || index == Index::kWhole ? size : kHeadOnly);
-  VOLT_TRY(read_exact(file, index_bytes_, 0, kIndexFile));
-  const formats::IndexHead head = VOLT_TRY(formats::decode_index_head(index_bytes_, size));
+  const std::uint64_t needed = small || index == Index::kWhole ? size : kHeadOnly;
+  index_bytes_ = VOLT_TRY(FileView::of(file, needed, kIndexFile));
+  const formats::IndexHead head = VOLT_TRY(formats::decode_index_head(index_bytes_.bytes(), size));
   if (!equal(head.digest, manifest_.memory().digest()) ||
       head.unit_bytes != manifest_.memory().unit_bytes()) {
     return fail(Code::kCorrupt, "index: digest: it is not the one the manifest names");
   }
   if (!small && index == Index::kHead) return {};
-  index_ =
-      std::make_unique<formats::MemoryIndex>(VOLT_TRY(formats::MemoryIndex::open(index_bytes_)));
+  index_ = std::make_unique<formats::MemoryIndex>(
+      VOLT_TRY(formats::MemoryIndex::open(index_bytes_.bytes())));
   return small ? check_blocks() : Result<>{};
 }
 
@@ -153,71 +184,6 @@ Result<> OpenedSnapshot::check_blocks() const {
     VOLT_TRY(index_->at(i));
   }
   return {};
-}
-
-std::uint64_t OpenedSnapshot::memory_bytes() const {
-  const auto& last = *manifest_.memory().regions().rbegin();
-  return last.file_offset() + last.size_bytes();
-}
-
-std::uint64_t OpenedSnapshot::guest_address(std::uint64_t file_offset) const {
-  const auto& regions = manifest_.memory().regions();
-  const auto region = std::find_if(regions.begin(), regions.end(), [&](const auto& each) {
-    return file_offset - each.file_offset() < each.size_bytes();
-  });
-  return region->guest_base() + (file_offset - region->file_offset());
-}
-
-Result<> OpenedSnapshot::read_unit(const formats::IndexEntry& entry,
-                                   std::span<std::byte> into) const {
-  VOLT_TRY(read_exact(memory_, into, entry.place, kMemoryFile));
-  if (formats::xxh128(into) != entry.sum) {
-    return fail(Code::kCorrupt, "memory: unit " + std::to_string(entry.unit) + " at file offset " +
-                                    std::to_string(entry.place) +
-                                    ": bytes changed since it was written");
-  }
-  return {};
-}
-
-Result<> OpenedSnapshot::check_agreement() const {
-  const formats::MemoryIndex& index = *index_;
-  const formats::v1::Memory& memory = manifest_.memory();
-  if (index.entry_count() * index.unit_bytes() != memory.stored_bytes()) {
-    return fail(Code::kCorrupt, "manifest: memory.stored_bytes: the index holds " +
-                                    std::to_string(index.entry_count()) + " units");
-  }
-  for (std::uint64_t i = 0; i < index.entry_count(); ++i) {
-    const formats::IndexEntry entry = VOLT_TRY(index.at(i));
-    const std::string where = "index: entry " + std::to_string(i) + ": ";
-    if (entry.place > memory_bytes() - index.unit_bytes() ||
-        entry.place % index.unit_bytes() != 0 ||
-        guest_address(entry.place) != entry.unit * index.unit_bytes()) {
-      return fail(Code::kCorrupt, where + "place: not where that unit belongs");
-    }
-    const bool in_extent = std::any_of(memory.data().begin(), memory.data().end(), [&](auto& data) {
-      return entry.place - data.file_offset() < data.size_bytes();
-    });
-    if (!in_extent) return fail(Code::kCorrupt, where + "place: in no extent of the manifest");
-  }
-  return {};
-}
-
-Result<Verified> OpenedSnapshot::check_memory() const {
-  VOLT_TRY(check_agreement());
-  std::vector<std::byte> buffer(index_->unit_bytes());
-  Verified verified;
-  std::uint64_t end = 0;  // of what has been looked at
-  for (std::uint64_t i = 0; i < index_->entry_count(); ++i) {
-    VOLT_TRY(vmm::check_stop());
-    const formats::IndexEntry entry = VOLT_TRY(index_->at(i));
-    verified.bytes_read += VOLT_TRY(check_zero(memory_, end, entry.place, buffer));
-    VOLT_TRY(read_unit(entry, buffer));
-    end = entry.place + buffer.size();
-    ++verified.units;
-  }
-  verified.bytes_read += verified.units * index_->unit_bytes();
-  verified.bytes_read += VOLT_TRY(check_zero(memory_, end, memory_bytes(), buffer));
-  return verified;
 }
 
 }  // namespace volt::snapshot

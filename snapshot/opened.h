@@ -2,7 +2,6 @@
 // from.
 #pragma once
 
-#include <cstddef>
 #include <memory>
 #include <string>
 #include <vector>
@@ -10,16 +9,17 @@
 #include "formats/machine_state.h"
 #include "formats/manifest.h"
 #include "formats/memory_index.h"
+#include "formats/unit_table.h"
+#include "snapshot/file_view.h"
+#include "snapshot/memory_layout.h"
 #include "snapshot/reference.h"
 #include "snapshot/store.h"
 #include "vmm/os/fd.h"
 
 namespace volt::snapshot {
 
-struct Verified {
-  std::uint64_t units = 0;  // whose sums were right
-  std::uint64_t bytes_read = 0;
-};
+// The name, in a snapshot's directory, of a file that its unit table calls a container.
+std::string container_file_name(const formats::Container& container);
 
 class OpenedSnapshot {
  public:
@@ -34,36 +34,48 @@ class OpenedSnapshot {
   const formats::Manifest& manifest() const { return manifest_; }
   const formats::MachineState& state() const { return state_; }
   const formats::MemoryIndex& index() const { return *index_; }
+  // How its memory is stored is not part of what it is: a `memory` file that can be mapped, or
+  // units in packs and layers. Only one of the two is there.
+  bool is_raw() const { return memory_.valid(); }
   const Fd& memory() const { return memory_; }
+  struct Container {
+    Fd file;
+    std::string name;
+  };
+  const formats::UnitTable& units() const { return *units_; }
+  const std::vector<Container>& containers() const { return containers_; }
   const formats::Sha256& digest() const { return digest_; }
   const Fd& directory() const { return dir_; }
 
   // Size of the memory file: all regions, holes included.
-  std::uint64_t memory_bytes() const;
+  std::uint64_t memory_bytes() const { return snapshot::memory_bytes(manifest_.memory()); }
   // The guest-physical address behind an offset of the memory file, which must be inside it.
-  std::uint64_t guest_address(std::uint64_t file_offset) const;
+  std::uint64_t guest_address(std::uint64_t file_offset) const {
+    return snapshot::guest_address(manifest_.memory(), file_offset);
+  }
 
-  // Reads unit `entry` into `into` and checks its sum; kCorrupt names file, unit and place.
-  Result<> read_unit(const formats::IndexEntry& entry, std::span<std::byte> into) const;
-  // Entries, extents and stored bytes say the same thing three times; they must agree.
-  Result<> check_agreement() const;
-  // That, every unit's sum, and that what the index calls zero is zero: loader map shows both to a
-  // guest.
-  Result<Verified> check_memory() const;
+  Result<> check_agreement() const {
+    return snapshot::check_agreement(manifest_.memory(), *index_);
+  }
 
  private:
   OpenedSnapshot() = default;
   Result<> open_files(const Reference& reference, Index index);
   Result<> open_index(Index index);
   Result<> check_blocks() const;
+  Result<> open_memory();
+  Result<> open_units(const Fd& file);
 
   Fd dir_;
   Fd memory_;
   formats::Sha256 digest_ = {};
   formats::Manifest manifest_;
   formats::MachineState state_;
-  std::vector<std::byte> index_bytes_;
+  FileView index_bytes_;
   std::unique_ptr<formats::MemoryIndex> index_;  // reads index_bytes_
+  FileView unit_bytes_;
+  std::unique_ptr<formats::UnitTable> units_;  // reads unit_bytes_; null if raw
+  std::vector<Container> containers_;
 };
 
 }  // namespace volt::snapshot

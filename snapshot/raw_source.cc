@@ -6,6 +6,7 @@ namespace volt::snapshot {
 
 RawSource::RawSource(std::shared_ptr<const OpenedSnapshot> snapshot)
     : snapshot_(std::move(snapshot)),
+      reader_(*snapshot_),
       buffer_(snapshot_->index().unit_bytes()),
       zeros_(snapshot_->index().unit_bytes()) {}
 
@@ -26,9 +27,9 @@ void RawSource::request(std::span<const uffd::UnitRange> units, uffd::Priority,
 Result<std::span<const std::byte>> RawSource::read(std::uint64_t unit) {
   const formats::MemoryIndex& index = snapshot_->index();
   const std::uint64_t address = snapshot_->guest_address(unit * index.unit_bytes());
-  const auto entry = VOLT_TRY(index.find(address / index.unit_bytes()));
+  const auto entry = VOLT_TRY(index.position_of(address / index.unit_bytes()));
   if (!entry) return zeros_;
-  VOLT_TRY(snapshot_->read_unit(*entry, buffer_));
+  VOLT_TRY(reader_.read(*entry, buffer_));
   return buffer_;
 }
 

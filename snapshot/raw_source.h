@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "snapshot/opened.h"
+#include "snapshot/unit_reader.h"
 #include "uffd/page_source.h"
 
 namespace volt::snapshot {
@@ -23,6 +24,7 @@ class RawSource final : public uffd::PageSource {
   Result<std::span<const std::byte>> read(std::uint64_t unit);
 
   std::shared_ptr<const OpenedSnapshot> snapshot_;
+  UnitReader reader_;
   std::vector<std::byte> buffer_;
   std::vector<std::byte> zeros_;
 };

@@ -1,5 +1,6 @@
 #include "snapshot/restore.h"
 
+#include "snapshot/check_memory.h"
 #include "snapshot/compatibility.h"
 #include "snapshot/state_codec.h"
 #include "vmm/identity.h"
@@ -21,9 +22,9 @@ class Laps {
 };
 
 // Mapping needs none of the index's entries; whoever reads units does.
-OpenedSnapshot::Index index_needed(Loader loader, bool verify_first) {
-  return loader == Loader::kMap && !verify_first ? OpenedSnapshot::Index::kHead
-                                                 : OpenedSnapshot::Index::kWhole;
+OpenedSnapshot::Index index_needed(Loader asked, bool verify_first) {
+  const bool may_map = asked == Loader::kMap || asked == Loader::kAuto;
+  return may_map && !verify_first ? OpenedSnapshot::Index::kHead : OpenedSnapshot::Index::kWhole;
 }
 
 // Memory that no machine of ours could have is refused before anything is made for it.
@@ -92,14 +93,14 @@ Result<Restored> restore(const vmm::Kvm& kvm, const Store& store, const Referenc
   RestorePhases& phases = restored.phases;
 
   // 1. Resolve: the reference names a directory; manifest, state and index are opened and checked.
-  restored.loader = choose_loader(options.loader);
   const bool verify_first = options.verify == RestoreOptions::Verify::kEverythingFirst;
-  const auto snapshot = std::make_shared<const OpenedSnapshot>(VOLT_TRY(
-      OpenedSnapshot::open(store, reference, index_needed(restored.loader.loader, verify_first))));
+  const auto snapshot = std::make_shared<const OpenedSnapshot>(
+      VOLT_TRY(OpenedSnapshot::open(store, reference, index_needed(options.loader, verify_first))));
+  restored.loader = VOLT_TRY(choose_loader(options.loader, snapshot->is_raw()));
   // 2. Refuse a host that lacks what the guest needs.
   VOLT_TRY(check_layout(snapshot->manifest().memory()));
   VOLT_TRY(require_compatible(snapshot->manifest(), snapshot->state(), kvm));
-  if (verify_first) VOLT_TRY(snapshot->check_memory());
+  if (verify_first) VOLT_TRY(check_memory(*snapshot));
   phases.resolve_ns = laps.lap();
 
   // 3. Build the VM: no guest in it yet.

@@ -10,6 +10,7 @@
 #include <array>
 #include <cerrno>
 
+#include "snapshot/packs.h"
 #include "vmm/os/file.h"
 
 namespace volt::snapshot {
@@ -158,11 +159,21 @@ Result<> Store::publish(Draft draft, const formats::Sha256& digest, const Refere
   VOLT_TRY(sync(draft.dir(), draft.path_));
   const std::string hex = formats::to_hex(digest);
   const std::string final_path = snapshots() + "/" + hex;
-  if (::rename(draft.path_.c_str(), final_path.c_str()) != 0) {
-    return sys_error("rename", final_path);
+  // The very same snapshot may be there already (loaded twice): then that one gets the name. Its
+  // lock keeps it until it has it.
+  Fd twin;
+  while (::rename(draft.path_.c_str(), final_path.c_str()) != 0) {
+    if (errno != EEXIST && errno != ENOTEMPTY) return sys_error("rename", final_path);
+    Result<Fd> there = open_at(AT_FDCWD, final_path.c_str(), O_RDONLY | O_DIRECTORY);
+    if (!there && there.error().code == Code::kNotFound) continue;
+    twin = VOLT_TRY(std::move(there));
+    struct stat info;
+    if (::flock(twin.get(), LOCK_SH) != 0) return sys_error("flock", final_path);
+    if (::fstat(twin.get(), &info) == 0 && info.st_nlink > 0) break;
+    twin = Fd();
   }
-  // From here the draft's guard removes the snapshot, until a name holds it.
-  draft.path_ = final_path;
+  // From here the draft's guard removes the snapshot, until a name holds it; a twin is left alone.
+  if (!twin.valid()) draft.path_ = final_path;
   VOLT_TRY(sync_directory(snapshots()));
 
   const std::string link = name_path(reference);
@@ -178,7 +189,7 @@ Result<> Store::publish(Draft draft, const formats::Sha256& digest, const Refere
     if (::symlink(target.c_str(), temporary.c_str()) != 0) return sys_error("symlink", temporary);
     if (::rename(temporary.c_str(), link.c_str()) != 0) return sys_error("rename", link);
   }
-  draft.path_.clear();
+  if (!twin.valid()) draft.path_.clear();
   VOLT_TRY(sync_directory(names()));
   if (!old_digest.empty() && old_digest != hex) sweep();
   return {};
@@ -216,6 +227,7 @@ void Store::sweep() const {
     if (named && !has_name(*named, entry)) [[maybe_unused]]
       const auto removed = remove_tree(path);
   }
+  remove_unused_packs(packs());
   const auto links = directory_entries(names());
   if (!links) return;
   for (const std::string& entry : *links) {

@@ -1,7 +1,9 @@
 // The snapshots of one data directory. The directory is the truth; there is no database and no lock
 // on the way of a restore.
 //
-//   snapshots/<digest>/   manifest, state, index, memory: written once, never changed, only removed
+//   snapshots/<digest>/   manifest, state, index: written once, never changed, only removed; and
+//   its
+//                         memory: `memory`, or `units` with the packs and layers it names
 //   snapshots/.draft-*/   one being written; its writer holds a lock on it
 //   names/<name>:<tag>    a symbolic link to ../snapshots/<digest>
 //
@@ -26,6 +28,9 @@ inline constexpr char kManifestFile[] = "manifest";
 inline constexpr char kStateFile[] = "state";
 inline constexpr char kIndexFile[] = "index";
 inline constexpr char kMemoryFile[] = "memory";
+inline constexpr char kUnitsFile[] = "units";     // instead of `memory`: where its units are
+inline constexpr char kLayerPrefix[] = "layer-";  // raw memory of this or an older snapshot
+inline constexpr char kHotSetFile[] = "hotset";   // may come later, may be missing
 
 // A snapshot being written. Dropping it removes what was written.
 class Draft {
@@ -57,6 +62,7 @@ class Store {
   explicit Store(std::string path) : path_(std::move(path)) {}
 
   const std::string& path() const { return path_; }
+  std::string packs() const { return path_ + "/packs"; }
 
   // The snapshot's directory. kNotFound says what there is instead.
   Result<Fd> find(const Reference& reference) const;

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "snapshot/opened.h"
+#include "snapshot/check_memory.h"
 #include "snapshot/store.h"
 
 namespace volt::snapshot {
@@ -16,6 +16,9 @@ enum class Depth {
 
 // kCorrupt names file and field.
 Result<Verified> verify(const Store& store, const Reference& reference, Depth depth);
+
+// Head and table of every pack. Units are verified with the snapshots that use them.
+Result<> verify_packs(const Store& store);
 
 // What in the data directory belongs to no snapshot: strange files, dangling names, and what a
 // killed writer left behind. Not damage.

@@ -11,6 +11,7 @@
 #include "tools/guest_call.h"
 #include "tools/output.h"
 #include "tools/size.h"
+#include "tools/storage_options.h"
 
 namespace volt::tools {
 namespace {
@@ -25,6 +26,9 @@ constexpr Option kOptions[] = {
     {"--from", "REF", "capture a clone of this snapshot instead of a fresh boot"},
     {"--label", "K=V", "keep this with the snapshot; may be repeated"},
     {"--replace", "", "take the name over if a snapshot has it already"},
+    kStoreOption,
+    kLevelOption,
+    kThreadsOption,
     kTimeoutOption,
 };
 
@@ -92,6 +96,8 @@ Result<> check_label(std::string_view text, std::string_view key, std::string_vi
 Result<snapshot::CaptureOptions> capture_options(const Arguments& arguments) {
   snapshot::CaptureOptions options;
   if (arguments.has("--replace")) options.if_taken = snapshot::Store::IfTaken::kReplace;
+  options.storage = VOLT_TRY(storage_of(arguments));
+  options.pack = VOLT_TRY(pack_options(arguments));
   for (const std::string& label : arguments.all("--label")) {
     const std::size_t equals = label.find('=');
     if (equals == std::string::npos) {
@@ -151,7 +157,9 @@ Result<int> run(const Arguments& arguments) {
                          {"snapshot", reference.text()},
                          {"digest", digest_text(captured.digest)},
                          {"memory_digest", digest_text(captured.memory_digest)},
+                         {"storage", snapshot::storage_name(options.storage)},
                          {"stored_bytes", captured.stored_bytes},
+                         {"data_bytes", captured.data_bytes},
                          {"apparent_bytes", captured.apparent_bytes},
                          {"boot_us", boot_us},
                          {"capture_us",

@@ -70,14 +70,18 @@ ordered_json guest_json(const formats::v1::Guest& guest) {
 }  // namespace
 
 ordered_json snapshot_json(const snapshot::OpenedSnapshot& opened,
-                           const snapshot::Reference& reference) {
+                           const snapshot::Reference& reference, const snapshot::Usage& usage) {
   const formats::Manifest& manifest = opened.manifest();
   ordered_json labels = ordered_json::object();
   for (const auto& label : manifest.labels()) labels[label.key()] = label.value();
   return {{"name", reference.text()},
           {"digest", digest_text(opened.digest())},
           {"workload", manifest.guest().workload()},
-          {"stored_bytes", manifest.memory().stored_bytes()},
+          {"storage", opened.is_raw() ? "raw" : "packed"},
+          {"stored_bytes", usage.stored_bytes},
+          {"shared_bytes", usage.shared_bytes},
+          {"unique_bytes", usage.unique_bytes()},
+          {"data_bytes", manifest.memory().stored_bytes()},
           {"apparent_bytes", opened.memory_bytes()},
           {"created_unix_ns", manifest.created_unix_ns()},
           {"boot_us", manifest.boot_us()},
@@ -88,8 +92,8 @@ ordered_json snapshot_json(const snapshot::OpenedSnapshot& opened,
 }
 
 ordered_json inspect_json(const snapshot::OpenedSnapshot& opened,
-                          const snapshot::Reference& reference) {
-  ordered_json json = snapshot_json(opened, reference);
+                          const snapshot::Reference& reference, const snapshot::Usage& usage) {
+  ordered_json json = snapshot_json(opened, reference, usage);
   const formats::Manifest& manifest = opened.manifest();
   json["created_by"] = manifest.created_by();
   json["guest"] = guest_json(manifest.guest());

@@ -3,14 +3,16 @@
 
 #include <nlohmann/json_fwd.hpp>
 
-#include "snapshot/opened.h"
+#include "snapshot/usage.h"
 
 namespace volt::tools {
 
 nlohmann::ordered_json snapshot_json(const snapshot::OpenedSnapshot& opened,
-                                     const snapshot::Reference& reference);
+                                     const snapshot::Reference& reference,
+                                     const snapshot::Usage& usage);
 // The same with everything the files hold: regions, registers, record of compatibility.
 nlohmann::ordered_json inspect_json(const snapshot::OpenedSnapshot& opened,
-                                    const snapshot::Reference& reference);
+                                    const snapshot::Reference& reference,
+                                    const snapshot::Usage& usage);
 
 }  // namespace volt::tools

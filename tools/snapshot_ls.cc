@@ -30,14 +30,15 @@ std::string padded(std::string text, std::size_t width) {
 // One that cannot be read is listed with its reason; the others are listed all the same. One that
 // another process removed meanwhile is left out.
 void add_listed(const snapshot::Store& store, const snapshot::ListedSnapshot& snapshot,
-                nlohmann::ordered_json& items) {
+                const snapshot::UsageCount& count, nlohmann::ordered_json& items) {
   const auto opened = snapshot::OpenedSnapshot::open(store, snapshot.reference);
-  if (opened) {
-    items.push_back(snapshot_json(*opened, snapshot.reference));
+  const auto usage = opened ? count.of(*opened) : std::unexpected(opened.error());
+  if (usage) {
+    items.push_back(snapshot_json(*opened, snapshot.reference, *usage));
   } else if (store.exists(snapshot.reference)) {
     items.push_back({{"name", snapshot.reference.text()},
                      {"digest", "sha256:" + snapshot.digest_hex},
-                     {"error", opened.error().context}});
+                     {"error", usage.error().context}});
   }
 }
 
@@ -45,17 +46,20 @@ std::string line_of(const nlohmann::ordered_json& item, std::size_t name_width) 
   std::string line = padded(item["name"].get<std::string>(), name_width) +
                      item["digest"].get<std::string>().substr(7, 12) + "  ";
   if (item.contains("error")) return line + "damaged: " + item["error"].get<std::string>() + "\n";
-  const std::string memory = human_size(item["stored_bytes"].get<std::uint64_t>()) + " / " +
-                             human_size(item["apparent_bytes"].get<std::uint64_t>());
-  return line + padded(item["workload"].get<std::string>(), 8) + padded(memory, 22) +
+  const auto size = [&](const char* key) { return human_size(item[key].get<std::uint64_t>()); };
+  const std::string memory =
+      size("unique_bytes") + " + " + size("shared_bytes") + " / " + size("apparent_bytes");
+  return line + padded(item["workload"].get<std::string>(), 8) +
+         padded(item["storage"].get<std::string>(), 6) + padded(memory, 30) +
          age_of(item["created_unix_ns"].get<std::uint64_t>()) + "\n";
 }
 
 Result<int> list(const Arguments& arguments) {
   const snapshot::Store store = VOLT_TRY(open_store());
   nlohmann::ordered_json items = nlohmann::ordered_json::array();
+  const snapshot::UsageCount count = VOLT_TRY(snapshot::count_usage(store));
   for (const snapshot::ListedSnapshot& each : VOLT_TRY(store.list())) {
-    add_listed(store, each, items);
+    add_listed(store, each, count, items);
   }
   if (arguments.json()) {
     VOLT_TRY(print_json(
@@ -69,7 +73,7 @@ Result<int> list(const Arguments& arguments) {
   std::size_t width = 20;
   for (const auto& item : items) width = std::max(width, item["name"].get<std::string>().size());
   std::string text = padded("NAME", width) + padded("DIGEST", 12) + padded("GUEST", 8) +
-                     padded("MEMORY stored/virtual", 22) + "AGE\n";
+                     padded("STORE", 6) + padded("MEMORY own + shared / virtual", 30) + "AGE\n";
   for (const auto& item : items) text += line_of(item, width);
   VOLT_TRY(print_text(text));
   return 0;
@@ -95,7 +99,9 @@ Result<int> inspect(const Arguments& arguments) {
   const snapshot::Store store = VOLT_TRY(open_store());
   const auto opened = VOLT_TRY(snapshot::OpenedSnapshot::open(store, reference));
   nlohmann::ordered_json document = {{"schema", "volt.snapshot/v1"}};
-  document.update(inspect_json(opened, reference));
+  const snapshot::UsageCount count = VOLT_TRY(snapshot::count_usage(store));
+  const snapshot::Usage usage = VOLT_TRY(count.of(opened));
+  document.update(inspect_json(opened, reference, usage));
   if (arguments.json()) {
     VOLT_TRY(print_json(document));
     return 0;

@@ -72,6 +72,11 @@ Result<int> verify(const Arguments& arguments) {
             (deep ? ", " + human_size(verified->bytes_read) + " of memory read\n"
                   : ", heads and index (--deep checks the memory)\n");
   }
+  if (all) {
+    if (const Result<> packs = snapshot::verify_packs(store); !packs) {
+      add_failure(failures, packs.error());
+    }
+  }
   if (failures) return std::unexpected(std::move(*failures));
   const std::vector<std::string> strays = VOLT_TRY(snapshot::find_strays(store));
   for (const std::string& stray : strays) text += "stray: " + stray + "\n";

@@ -82,11 +82,11 @@ inline Bytes sample_pack(std::size_t n) {
   return file;
 }
 
-// A snapshot's own memory, that of another one, and the pack.
+// Raw memory that this snapshot wrote, raw memory of another one, and the pack.
 inline std::vector<Container> sample_containers() {
   std::vector<Container> containers(3);
-  containers[0] = {.kind = Container::Kind::kOwnMemory, .id = {}};
-  containers[1] = {.kind = Container::Kind::kMemory, .id = sha256(bytes_of("another snapshot"))};
+  containers[0] = {.kind = Container::Kind::kLayer, .id = sha256(bytes_of("this snapshot"))};
+  containers[1] = {.kind = Container::Kind::kLayer, .id = sha256(bytes_of("another snapshot"))};
   containers[2] = {.kind = Container::Kind::kPack, .id = {}};
   std::ranges::copy(sample_pack_id(), containers[2].id.begin());
   return containers;

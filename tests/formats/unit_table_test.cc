@@ -59,20 +59,18 @@ TEST(UnitTableTest, GivesWhatWasWritten) {
 
 TEST(UnitTableTest, ContainersObeyTheirRules) {
   EXPECT_EQ(error_of(with_container<std::uint32_t>(1, 0, 4)),
-            "units: container 1: kind: 4, not from 1 to 3");
+            "units: container 1: kind: 4, not 1 or 2");
   EXPECT_EQ(error_of(with_container<std::uint32_t>(1, 0, 0)),
-            "units: container 1: kind: 0, not from 1 to 3");
+            "units: container 1: kind: 0, not 1 or 2");
   EXPECT_EQ(error_of(with_container<std::uint32_t>(1, 4, 1)),
             "units: container 1: reserved: not zero");
-  EXPECT_EQ(error_of(with_container<std::uint8_t>(0, 39, 1)),
-            "units: container 0: id: not zero, and the snapshot's own memory has none");
   EXPECT_EQ(error_of(with_container<std::uint8_t>(2, 24, 1)),
             "units: container 2: id: not zero behind a pack's id");
 }
 
 TEST(UnitTableTest, NoTwoContainersAreAlike) {
-  EXPECT_EQ(error_of(with_container(2, 0, std::array<std::uint64_t, 5>{1})),
-            "units: container 2: id: that of a container before it");
+  EXPECT_EQ(error_of(with_container(1, 8, sample_containers()[0].id)),
+            "units: container 1: id: that of a container before it");
 }
 
 TEST(UnitTableTest, EntriesObeyTheirLimits) {
@@ -98,6 +96,9 @@ TEST(UnitTableTest, EntriesObeyTheirLimits) {
   unit.offset = kMaxMemoryBytes - kStoredUnitBytes;
   EXPECT_EQ(error_of(with_entry(9, 7, unit)), "none");
   unit.stored_bytes = 1;
+  EXPECT_EQ(error_of(with_entry(9, 7, unit)),
+            "units: entry 7: stored_bytes: a layer holds no zstd frames");
+  unit.container = 2;
   EXPECT_EQ(error_of(with_entry(9, 7, unit)), "none");
 }
 
@@ -204,7 +205,7 @@ TEST(UnitTableTest, AsManyContainersAsThereMayBe) {
 
 TEST(UnitTableDeathTest, WritingWhatReadersRefuseIsTheCallersBug) {
   const std::vector<StoredUnit> units = sample_units(2);
-  const std::vector<Container> one = {{.kind = Container::Kind::kOwnMemory, .id = {}}};
+  const std::vector<Container> one = {{.kind = Container::Kind::kLayer, .id = {}}};
   const std::vector<Container> twice(2, one[0]);
   EXPECT_DEATH(encode_unit_table(units, one, {}, 4096), "an entry breaks its rules");
   EXPECT_DEATH(encode_unit_table({}, twice, {}, 4096), "a container twice");

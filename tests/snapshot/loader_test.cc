@@ -27,11 +27,19 @@ TEST(LoaderTest, EveryLoaderHasANameThatParsesToIt) {
 
 TEST(LoaderTest, OnlyAutoChoosesAndItSaysWhy) {
   for (const Loader loader : {Loader::kMap, Loader::kUffd, Loader::kCopy}) {
-    EXPECT_EQ(choose_loader(loader).loader, loader);
-    EXPECT_EQ(choose_loader(loader).why, "asked for");
+    EXPECT_EQ(choose_loader(loader, true).value().loader, loader);
+    EXPECT_EQ(choose_loader(loader, true).value().why, "asked for");
   }
-  EXPECT_EQ(choose_loader(Loader::kAuto).loader, Loader::kMap);
-  EXPECT_NE(choose_loader(Loader::kAuto).why, "asked for");
+  EXPECT_EQ(choose_loader(Loader::kAuto, true).value().loader, Loader::kMap);
+  EXPECT_NE(choose_loader(Loader::kAuto, true).value().why, "asked for");
+}
+
+TEST(LoaderTest, WhatIsPackedCannotBeMapped) {
+  EXPECT_EQ(must_fail(choose_loader(Loader::kMap, false)).code, Code::kConflict);
+  EXPECT_EQ(choose_loader(Loader::kCopy, false).value().loader, Loader::kCopy);
+  const snapshot::ChosenLoader chosen = choose_loader(Loader::kAuto, false).value();
+  EXPECT_EQ(chosen.loader, snapshot::uffd_usable() ? Loader::kUffd : Loader::kCopy);
+  EXPECT_TRUE(contains(chosen.why, "packed")) << chosen.why;
 }
 
 class LoadTest : public EveryLoaderTest {

@@ -1,0 +1,19 @@
+// Reads all memory of a snapshot and checks it.
+#pragma once
+
+#include <cstdint>
+
+#include "snapshot/opened.h"
+
+namespace volt::snapshot {
+
+struct Verified {
+  std::uint64_t units = 0;  // whose sums were right
+  std::uint64_t bytes_read = 0;
+};
+
+// That index, extents and unit table agree; every unit's sums; and, where memory is raw, that what
+// the index calls zero is zero: loader map shows both to a guest.
+Result<Verified> check_memory(const OpenedSnapshot& snapshot);
+
+}  // namespace volt::snapshot

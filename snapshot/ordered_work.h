@@ -1,0 +1,121 @@
+// Work on numbered items by several threads, its results taken in order by one: how units are
+// packed, unpacked and checked.
+#pragma once
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "vmm/interrupt.h"
+#include "vmm/os/error.h"
+
+namespace volt::snapshot {
+
+// As many as there are processors to run on.
+unsigned default_threads();
+
+// Calls work(slot, i) for each i below `count`, on `threads` threads, each with a slot of its own
+// until commit(slot, i) has been called for it: on the calling thread, in ascending order of i. The
+// first error, or an interrupt, ends it. With one thread nothing is handed over at all.
+template <typename Slot>
+class OrderedWork {
+ public:
+  using Step = std::function<Result<>(Slot&, std::uint64_t)>;
+
+  // Every thread has more slots than one, so that a slow item does not stop the others.
+  static constexpr unsigned kSlotsPerThread = 4;
+
+  OrderedWork(unsigned threads, const std::function<Slot()>& make_slot) : threads_(threads) {
+    const unsigned slots = threads == 1 ? 1 : threads * kSlotsPerThread;
+    slots_.reserve(slots);
+    for (unsigned i = 0; i < slots; ++i) slots_.emplace_back(make_slot());
+  }
+
+  Result<> run(std::uint64_t count, const Step& work, const Step& commit) {
+    if (threads_ == 1) return run_alone(count, work, commit);
+    count_ = count;
+    const std::size_t helpers = static_cast<std::size_t>(std::min<std::uint64_t>(threads_, count));
+    {
+      std::vector<std::jthread> threads;
+      for (std::size_t t = 0; t < helpers; ++t) threads.emplace_back([&] { help(work); });
+      if (Result<> done = take_all(commit); !done) give_up(std::move(done).error());
+    }
+    if (error_) return std::unexpected(*std::move(error_));
+    return {};
+  }
+
+ private:
+  struct Place {
+    explicit Place(Slot made) : slot(std::move(made)) {}
+    Slot slot;
+    bool ready = false;  // worked on, not yet committed
+  };
+
+  Result<> run_alone(std::uint64_t count, const Step& work, const Step& commit) {
+    for (std::uint64_t i = 0; i < count; ++i) {
+      VOLT_TRY(vmm::check_stop());
+      VOLT_TRY(work(slots_[0].slot, i));
+      VOLT_TRY(commit(slots_[0].slot, i));
+    }
+    return {};
+  }
+
+  Place& place_of(std::uint64_t i) { return slots_[i % slots_.size()]; }
+
+  void help(const Step& work) {
+    for (;;) {
+      std::unique_lock lock(mutex_);
+      room_.wait(lock, [&] { return error_ || next_ == count_ || next_ < taken_ + slots_.size(); });
+      if (error_ || next_ == count_) return;
+      const std::uint64_t i = next_++;
+      lock.unlock();
+      Result<> done = work(place_of(i).slot, i);
+      if (!done) return give_up(std::move(done).error());
+      lock.lock();
+      place_of(i).ready = true;
+      if (i == taken_) done_.notify_one();
+    }
+  }
+
+  Result<> take_all(const Step& commit) {
+    for (std::uint64_t i = 0; i < count_; ++i) {
+      VOLT_TRY(vmm::check_stop());
+      {
+        std::unique_lock lock(mutex_);
+        done_.wait(lock, [&] { return error_ || place_of(i).ready; });
+        if (error_) return {};
+      }
+      VOLT_TRY(commit(place_of(i).slot, i));
+      const std::lock_guard lock(mutex_);
+      place_of(i).ready = false;
+      ++taken_;
+      room_.notify_one();
+    }
+    return {};
+  }
+
+  void give_up(Error why) {
+    const std::lock_guard lock(mutex_);
+    if (!error_) error_ = std::move(why);
+    room_.notify_all();
+    done_.notify_all();
+  }
+
+  const unsigned threads_;
+  std::vector<Place> slots_;
+  std::uint64_t count_ = 0;
+
+  std::mutex mutex_;
+  std::condition_variable room_;  // a slot is free, or it is over
+  std::condition_variable done_;  // the next item is ready, or it is over
+  std::uint64_t next_ = 0;        // item that nobody works on yet
+  std::uint64_t taken_ = 0;       // items committed
+  std::optional<Error> error_;
+};
+
+}  // namespace volt::snapshot

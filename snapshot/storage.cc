@@ -1,0 +1,232 @@
+#include "snapshot/storage.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <memory>
+
+#include "snapshot/unit_reader.h"
+#include "vmm/os/file.h"
+
+namespace volt::snapshot {
+namespace {
+
+constexpr char kNewUnits[] = "units.new";
+constexpr char kNewMemory[] = "memory.new";
+
+// A file of a directory that appears under `name` when it is whole.
+class NewFile {
+ public:
+  static Result<NewFile> create(const Fd& dir, const char* temporary) {
+    // Left by a killed process: whoever holds the directory's lock is alone here.
+    ::unlinkat(dir.get(), temporary, 0);
+    return NewFile(dir.get(), temporary,
+                   VOLT_TRY(open_at(dir.get(), temporary, O_RDWR | O_CREAT | O_EXCL, 0444)));
+  }
+  NewFile(NewFile&& other) noexcept
+      : dir_(other.dir_),
+        temporary_(std::exchange(other.temporary_, nullptr)),
+        file_(std::move(other.file_)) {}
+  NewFile& operator=(NewFile&&) = delete;
+  ~NewFile() {
+    if (temporary_ != nullptr) ::unlinkat(dir_, temporary_, 0);
+  }
+
+  const Fd& file() const { return file_; }
+  Result<> publish(const char* name) {
+    VOLT_TRY(sync(file_, name));
+    if (::renameat(dir_, temporary_, dir_, name) != 0) return sys_error("rename", name);
+    temporary_ = nullptr;
+    return {};
+  }
+
+ private:
+  NewFile(int dir, const char* temporary, Fd file)
+      : dir_(dir), temporary_(temporary), file_(std::move(file)) {}
+
+  int dir_;
+  const char* temporary_;
+  Fd file_;
+};
+
+// Every entry once: those of `hot` first.
+std::vector<std::uint64_t> order_of(std::size_t entries, std::span<const std::uint64_t> hot) {
+  std::vector<std::uint64_t> order;
+  order.reserve(entries);
+  std::vector<bool> placed(entries);
+  const auto place = [&](std::uint64_t i) {
+    if (!placed[i]) order.push_back(i);
+    placed[i] = true;
+  };
+  for (const std::uint64_t i : hot) place(i);
+  for (std::uint64_t i = 0; i < entries; ++i) place(i);
+  return order;
+}
+
+Result<> link_packs(const Packs& packs, std::span<const formats::Container> containers,
+                    const Fd& dir) {
+  for (const formats::Container& container : containers) {
+    const std::string name = container_file_name(container);
+    if (::linkat(packs.dir().get(), name.c_str(), dir.get(), name.c_str(), 0) != 0 &&
+        errno != EEXIST) {
+      return sys_error("link", name);
+    }
+  }
+  return {};
+}
+
+Result<std::vector<formats::IndexEntry>> all_entries(const OpenedSnapshot& snapshot) {
+  std::vector<formats::IndexEntry> entries;
+  for (std::uint64_t i = 0; i < snapshot.index().entry_count(); ++i) {
+    entries.push_back(VOLT_TRY(snapshot.index().at(i)));
+  }
+  return entries;
+}
+
+}  // namespace
+
+const char* storage_name(Storage storage) {
+  return storage == Storage::kRaw ? "raw" : "packed";
+}
+
+Result<Storage> parse_storage(std::string_view name) {
+  for (const Storage storage : {Storage::kRaw, Storage::kPacked}) {
+    if (name == storage_name(storage)) return storage;
+  }
+  return fail(Code::kInvalid, "store '" + std::string(name) + "': raw or packed");
+}
+
+Result<Fd> lock_storage(const OpenedSnapshot& snapshot) {
+  Fd dir = VOLT_TRY(open_at(snapshot.directory().get(), ".", O_RDONLY | O_DIRECTORY));
+  if (::flock(dir.get(), LOCK_EX | LOCK_NB) == 0) return dir;
+  if (errno != EWOULDBLOCK) return sys_error("flock");
+  return fail(Code::kBusy, "another process is changing how this snapshot is stored");
+}
+
+Result<std::vector<std::string>> unused_files(const OpenedSnapshot& snapshot) {
+  const Fd dir = VOLT_TRY(open_at(snapshot.directory().get(), ".", O_RDONLY | O_DIRECTORY));
+  std::vector<std::string> unused;
+  const std::string path = "/proc/self/fd/" + std::to_string(dir.get());
+  for (std::string& entry : VOLT_TRY(directory_entries(path))) {
+    const bool container = entry.starts_with(kLayerPrefix) || pack_id_of(entry);
+    const bool named = std::ranges::any_of(snapshot.containers(),
+                                           [&](const auto& each) { return each.name == entry; });
+    const bool left = entry == kNewUnits || entry == kNewMemory ||
+                      (entry == kUnitsFile && snapshot.is_raw()) || (container && !named);
+    if (left) unused.push_back(std::move(entry));
+  }
+  return unused;
+}
+
+MakeReader raw_reader(const Fd& memory, std::span<const formats::IndexEntry> entries) {
+  return [&memory, entries]() -> ReadUnit {
+    return [&memory, entries](std::uint64_t i, std::span<std::byte> into) -> Result<> {
+      VOLT_TRY(read_exact(memory, into, entries[i].place, kMemoryFile));
+      if (formats::xxh128(into) == entries[i].sum) return {};
+      return fail(Code::kCorrupt, "memory: unit " + std::to_string(entries[i].unit) +
+                                      ": bytes changed since it was written");
+    };
+  };
+}
+
+Result<StorageChange> pack_into(const Packs& packs, const Fd& dir, const UnitsToPack& units,
+                                const PackOptions& options) {
+  const std::vector<std::uint64_t> order = order_of(units.entries.size(), units.hot);
+  const PackedUnits packed = VOLT_TRY(
+      pack_units(packs, units.entries, order, units.unit_bytes, units.make_reader, options));
+  VOLT_TRY(link_packs(packs, packed.containers, dir));
+  NewFile table = VOLT_TRY(NewFile::create(dir, kNewUnits));
+  const std::vector<std::byte> bytes = formats::encode_unit_table(
+      packed.units, packed.containers, units.memory_digest, units.unit_bytes);
+  VOLT_TRY(write_all(table.file(), bytes, 0, kUnitsFile));
+  VOLT_TRY(table.publish(kUnitsFile));
+  return StorageChange{.units = packed.units.size(),
+                       .shared_units = packed.shared_units,
+                       .written_bytes = packed.stored_bytes + bytes.size()};
+}
+
+namespace {
+
+// Packs what a snapshot's files hold, however they hold it, into its own directory.
+Result<StorageChange> pack_opened(const Packs& packs, const OpenedSnapshot& snapshot, const Fd& dir,
+                                  const PackOptions& options) {
+  VOLT_TRY(snapshot.check_agreement());
+  const std::vector<formats::IndexEntry> entries = VOLT_TRY(all_entries(snapshot));
+  const UnitsToPack units = {.entries = entries,
+                             .hot = {},
+                             .memory_digest = snapshot.index().digest(),
+                             .unit_bytes = snapshot.index().unit_bytes(),
+                             .make_reader = [&snapshot]() -> ReadUnit {
+                               auto reader = std::make_shared<UnitReader>(snapshot);
+                               return [reader](std::uint64_t i, std::span<std::byte> into) {
+                                 return reader->read(i, into);
+                               };
+                             }};
+  StorageChange change = VOLT_TRY(pack_into(packs, dir, units, options));
+  VOLT_TRY(sync(dir, "snapshot"));
+  return change;
+}
+
+// After the new files are there: the old ones of a snapshot that is stored anew.
+Result<> remove_old(const Store& store, const Reference& reference, const Fd& dir) {
+  const OpenedSnapshot now = VOLT_TRY(OpenedSnapshot::open(store, reference));
+  for (const std::string& name : VOLT_TRY(unused_files(now))) {
+    if (::unlinkat(dir.get(), name.c_str(), 0) != 0) return sys_error("unlink", name);
+  }
+  return {};
+}
+
+Reference by_digest(const OpenedSnapshot& snapshot) {
+  return {.name = {}, .tag = {}, .digest = snapshot.digest()};
+}
+
+}  // namespace
+
+Result<StorageChange> pack(const Store& store, const Reference& reference,
+                           const PackOptions& options) {
+  const OpenedSnapshot snapshot = VOLT_TRY(OpenedSnapshot::open(store, reference));
+  if (!snapshot.is_raw()) return StorageChange{.changed = false};
+  const Fd dir = VOLT_TRY(lock_storage(snapshot));
+  const Packs packs = VOLT_TRY(Packs::open(store.packs(), Packs::Lock::kShared));
+  StorageChange change = VOLT_TRY(pack_opened(packs, snapshot, dir, options));
+  if (::unlinkat(dir.get(), kMemoryFile, 0) != 0) return sys_error("unlink", kMemoryFile);
+  return change;
+}
+
+Result<StorageChange> repack(const Store& store, const Packs& packs, const OpenedSnapshot& snapshot,
+                             const PackOptions& options) {
+  const Fd dir = VOLT_TRY(lock_storage(snapshot));
+  StorageChange change = VOLT_TRY(pack_opened(packs, snapshot, dir, options));
+  VOLT_TRY(remove_old(store, by_digest(snapshot), dir));
+  return change;
+}
+
+Result<StorageChange> unpack(const Store& store, const Reference& reference, unsigned threads) {
+  const OpenedSnapshot snapshot = VOLT_TRY(OpenedSnapshot::open(store, reference));
+  if (snapshot.is_raw()) return StorageChange{.changed = false};
+  const Fd dir = VOLT_TRY(lock_storage(snapshot));
+  VOLT_TRY(snapshot.check_agreement());
+  NewFile memory = VOLT_TRY(NewFile::create(dir, kNewMemory));
+  const formats::MemoryIndex& index = snapshot.index();
+  const auto copy = [&](UnitReader& reader, std::uint64_t i) -> Result<> {
+    const formats::IndexEntry entry = VOLT_TRY(index.at(i));
+    const std::span<const std::byte> unit = VOLT_TRY(reader.read(i));
+    return write_all(memory.file(), unit, entry.place, kMemoryFile);
+  };
+  VOLT_TRY(for_each_unit(snapshot, threads, copy));
+  if (::ftruncate(memory.file().get(), static_cast<off_t>(snapshot.memory_bytes())) != 0) {
+    return sys_error("ftruncate", kMemoryFile);
+  }
+  VOLT_TRY(memory.publish(kMemoryFile));
+  VOLT_TRY(sync(dir, "snapshot"));
+  VOLT_TRY(remove_old(store, by_digest(snapshot), dir));
+  return StorageChange{.units = index.entry_count(),
+                       .shared_units = 0,
+                       .written_bytes = index.entry_count() * index.unit_bytes()};
+}
+
+}  // namespace volt::snapshot

@@ -1,0 +1,87 @@
+#include "snapshot/unit_reader.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "snapshot/ordered_work.h"
+#include "vmm/os/file.h"
+
+namespace volt::snapshot {
+namespace {
+
+// Handing an item from thread to thread costs microseconds; an item is this much of raw bytes.
+constexpr std::uint64_t kItemBytes = 512 << 10;
+
+std::unexpected<Error> damaged(const UnitPlace& place, std::uint64_t unit, std::string_view how) {
+  return fail(Code::kCorrupt, std::string(place.file) + ": unit " + std::to_string(unit) +
+                                  " at file offset " + std::to_string(place.offset) + ": " +
+                                  std::string(how));
+}
+
+}  // namespace
+
+Result<UnitPlace> place_of(const OpenedSnapshot& snapshot, std::uint64_t i) {
+  if (snapshot.is_raw()) {
+    const formats::IndexEntry entry = VOLT_TRY(snapshot.index().at(i));
+    const auto bytes = static_cast<std::uint32_t>(snapshot.index().unit_bytes());
+    return UnitPlace{&snapshot.memory(), kMemoryFile, entry.place, bytes};
+  }
+  const formats::StoredUnit unit = VOLT_TRY(snapshot.units().at(i));
+  const OpenedSnapshot::Container& container = snapshot.containers()[unit.container];
+  return UnitPlace{&container.file, container.name.c_str(), unit.offset, unit.stored_bytes};
+}
+
+Result<> UnitReader::read(std::uint64_t i, std::span<std::byte> into) {
+  const UnitPlace place = VOLT_TRY(place_of(snapshot_, i));
+  std::span<std::byte> stored = into;
+  if (place.stored_bytes != into.size()) {
+    stored_.resize(into.size());
+    stored = std::span(stored_).first(place.stored_bytes);
+  }
+  VOLT_TRY(read_exact(*place.fd, stored, place.offset, place.file));
+  return accept(i, stored, into);
+}
+
+Result<std::span<const std::byte>> UnitReader::read(std::uint64_t i) {
+  unit_.resize(snapshot_.index().unit_bytes());
+  VOLT_TRY(read(i, unit_));
+  return unit_;
+}
+
+// What is stored is checked before it is decoded: a decoder is no place for damaged bytes. What
+// comes out is checked against the index: the right bytes of another unit are wrong here.
+Result<> UnitReader::accept(std::uint64_t i, std::span<const std::byte> stored,
+                            std::span<std::byte> into) {
+  const formats::IndexEntry entry = VOLT_TRY(snapshot_.index().at(i));
+  const UnitPlace place = VOLT_TRY(place_of(snapshot_, i));
+  if (stored.size() != into.size()) {
+    const formats::StoredUnit unit = VOLT_TRY(snapshot_.units().at(i));
+    if (formats::xxh128(stored) != unit.sum) {
+      return damaged(place, entry.unit, "bytes changed since it was written");
+    }
+    if (Result<> decoded = decoder_.decode(stored, into); !decoded) {
+      return damaged(place, entry.unit, decoded.error().context);
+    }
+  } else if (stored.data() != into.data()) {
+    std::memcpy(into.data(), stored.data(), into.size());
+  }
+  if (formats::xxh128(into) == entry.sum) return {};
+  return damaged(place, entry.unit, "bytes changed since it was written");
+}
+
+Result<> for_each_unit(const OpenedSnapshot& snapshot, unsigned threads,
+                       const std::function<Result<>(UnitReader&, std::uint64_t i)>& use) {
+  const std::uint64_t entries = snapshot.index().entry_count();
+  const std::uint64_t per_item =
+      std::max<std::uint64_t>(1, kItemBytes / snapshot.index().unit_bytes());
+  OrderedWork<UnitReader> work(threads, [&] { return UnitReader(snapshot); });
+  const auto use_item = [&](UnitReader& reader, std::uint64_t number) -> Result<> {
+    const std::uint64_t end = std::min((number + 1) * per_item, entries);
+    for (std::uint64_t i = number * per_item; i < end; ++i) VOLT_TRY(use(reader, i));
+    return {};
+  };
+  return work.run((entries + per_item - 1) / per_item, use_item,
+                  [](UnitReader&, std::uint64_t) { return Result<>{}; });
+}
+
+}  // namespace volt::snapshot
