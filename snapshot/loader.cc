@@ -84,11 +84,12 @@ Result<LoadedMemory> load_copy(const OpenedSnapshot& snapshot) {
   return LoadedMemory{{}, std::move(memory), vmm::Attach::kAll};
 }
 
-Result<LoadedMemory> load_uffd(const std::shared_ptr<const OpenedSnapshot>& snapshot) {
+Result<LoadedMemory> load_uffd(const std::shared_ptr<const OpenedSnapshot>& snapshot,
+                               const uffd::FaultOptions& faults) {
   auto image =
       VOLT_TRY(uffd::SharedImage::create(snapshot->memory_bytes(), snapshot->index().unit_bytes()));
-  std::shared_ptr<uffd::FaultServer> server =
-      VOLT_TRY(uffd::FaultServer::start(std::move(image), std::make_unique<RawSource>(snapshot)));
+  std::shared_ptr<uffd::FaultServer> server = VOLT_TRY(
+      uffd::FaultServer::start(std::move(image), std::make_unique<RawSource>(snapshot), faults));
   GuestMemory memory = VOLT_TRY(map_regions(*snapshot, server->image_fd(), "image"));
   uffd::Userfaultfd uffd = VOLT_TRY(uffd::Userfaultfd::open());
   std::vector<uffd::View> views;
@@ -140,14 +141,15 @@ ChosenLoader choose_loader(Loader asked) {
 }
 
 Result<LoadedMemory> load_memory(Loader loader,
-                                 const std::shared_ptr<const OpenedSnapshot>& snapshot) {
+                                 const std::shared_ptr<const OpenedSnapshot>& snapshot,
+                                 const uffd::FaultOptions& faults) {
   switch (loader) {
     case Loader::kAuto:
-      return load_memory(choose_loader(loader).loader, snapshot);
+      return load_memory(choose_loader(loader).loader, snapshot, faults);
     case Loader::kMap:
       return load_map(*snapshot);
     case Loader::kUffd:
-      return load_uffd(snapshot);
+      return load_uffd(snapshot, faults);
     case Loader::kCopy:
       return load_copy(*snapshot);
   }

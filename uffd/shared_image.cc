@@ -16,8 +16,7 @@ SharedImage::SharedImage(Fd memfd, Mapping map, Userfaultfd uffd, std::uint64_t 
     : memfd_(std::move(memfd)),
       uffd_(std::move(uffd)),
       map_(std::move(map)),
-      unit_bytes_(unit_bytes),
-      states_(std::make_unique<std::atomic<UnitState>[]>(map_.size() / unit_bytes)) {}
+      unit_bytes_(unit_bytes) {}
 
 Result<SharedImage> SharedImage::create(std::uint64_t bytes, std::uint64_t unit_bytes) {
   Fd memfd{::memfd_create("volt-image", MFD_CLOEXEC | MFD_ALLOW_SEALING)};
@@ -34,31 +33,30 @@ Result<SharedImage> SharedImage::create(std::uint64_t bytes, std::uint64_t unit_
 }
 
 Result<> SharedImage::fill(std::uint64_t unit, std::span<const std::byte> bytes) {
+  const std::string name = "image unit " + std::to_string(unit);
   if (bytes.size() != unit_bytes_) {
-    return fail(Code::kCorrupt, "image unit " + std::to_string(unit) + ": its source gave " +
-                                    std::to_string(bytes.size()) + " bytes, not " +
-                                    std::to_string(unit_bytes_));
+    return fail(Code::kCorrupt, name + ": its source gave " + std::to_string(bytes.size()) +
+                                    " bytes, not " + std::to_string(unit_bytes_));
   }
   std::byte* const base = map_.data() + unit * unit_bytes_;
+  using enum Userfaultfd::Did;
   std::size_t done = 0;
   while (done < bytes.size()) {
     const auto outcome =
-        VOLT_TRY(uffd_.copy(base + done, bytes.subspan(done), /*wake_after=*/false));
+        VOLT_TRY_IN(name, uffd_.copy(base + done, bytes.subspan(done), Userfaultfd::Wake::kNo));
     done += outcome.bytes;
     switch (outcome.what) {
-      case Userfaultfd::Copied::kAll:
-      case Userfaultfd::Copied::kSome:
-      case Userfaultfd::Copied::kBusy:  // our mapping raises no events: the mm is changing, ask
-                                        // again
+      case kAll:
+      case kSome:
+      case kBusy:  // our mapping raises no events: the mm is changing, ask again
         break;
-      case Userfaultfd::Copied::kAlreadyThere:
-        return fail(Code::kCorrupt, "image unit " + std::to_string(unit) +
-                                        ": a page was there before the pager put it there");
-      case Userfaultfd::Copied::kProcessGone:
-        return fail(Code::kSystem, "UFFDIO_COPY: the process is going away");
+      case kAlreadyThere:
+        return fail(Code::kCorrupt, name + ": a page was there before the pager put it there");
+      case kNoSuchRange:
+      case kProcessGone:
+        return fail(Code::kSystem, name + ": UFFDIO_COPY: the pager's own mapping is gone");
     }
   }
-  set_state(unit, UnitState::kPresent);
   return {};
 }
 

@@ -24,7 +24,7 @@
 
 namespace volt::uffd {
 
-inline constexpr std::uint64_t kPage = 4096;
+inline constexpr std::uint64_t kPage = kPageBytes;
 inline constexpr std::uint64_t kUnit = 16 * kPage;
 inline constexpr std::uint64_t kUnits = 48;
 
@@ -36,6 +36,17 @@ class UffdTest : public testing::Test {
     if (!opened) VOLT_HOST_UNABLE(opened.error());
   }
 };
+
+inline void skip_unless_able(LostPages way) {
+  const Result<Userfaultfd> opened = Userfaultfd::open();
+  if (way == LostPages::kPoison && (opened->offered() & abi::kFeaturePoison) == 0) {
+    GTEST_SKIP() << "this kernel cannot poison pages";
+  }
+}
+
+inline std::string lost_pages_title(const testing::TestParamInfo<LostPages>& info) {
+  return info.param == LostPages::kPoison ? "poison" : "forbid";
+}
 
 // Word `index` of every image here; never 0.
 constexpr std::uint64_t word_at(std::uint64_t index) {
@@ -100,7 +111,10 @@ class LaterSource final : public PageSource {
     const std::lock_guard lock(mutex_);
     done_ = &done;
     for (const UnitRange& range : units) {
-      for (std::uint64_t i = 0; i < range.count; ++i) waiting_.push_back(range.first + i);
+      for (std::uint64_t i = 0; i < range.count; ++i) {
+        std::erase(waiting_, range.first + i);  // asked for again: moved forward
+        waiting_.push_back(range.first + i);
+      }
     }
     changed_.notify_all();
   }
@@ -144,8 +158,10 @@ class LaterSource final : public PageSource {
   std::thread thread_;  // last: it uses all of the above
 };
 
-inline std::unique_ptr<FaultServer> serve(std::unique_ptr<PageSource> source) {
-  return FaultServer::start(SharedImage::create(kUnits * kUnit, kUnit).value(), std::move(source))
+inline std::unique_ptr<FaultServer> serve(std::unique_ptr<PageSource> source,
+                                          const FaultOptions& options = {}) {
+  return FaultServer::start(SharedImage::create(kUnits * kUnit, kUnit).value(), std::move(source),
+                            options)
       .value();
 }
 
@@ -171,12 +187,14 @@ class Clone {
   void leave() {
     if (left_) return;
     left_ = true;
+    server_.forget(id_);
     EXPECT_NE(
         ::mmap(map_.data(), map_.size(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
         MAP_FAILED);
     server_.detach(id_);
   }
 
+  std::uint64_t id() const { return id_; }
   std::span<std::byte> bytes() const { return map_.bytes(); }
   std::span<std::byte> unit(std::uint64_t unit) const {
     return map_.bytes().subspan(unit * kUnit, kUnit);
