@@ -81,6 +81,9 @@ Result<> FaultServer::check(const std::vector<View>& views, const CloneOptions& 
       options.on_lost == nullptr) {
     return fail(Code::kInvalid, "nobody would stop a clone of another process at a lost page");
   }
+  if (options.kind == CloneOptions::Kind::kRecording && options.recorded_pages_max == 0) {
+    return fail(Code::kInvalid, "a recording of no pages");
+  }
   return {};
 }
 
@@ -98,9 +101,12 @@ Result<std::uint64_t> FaultServer::attach(Userfaultfd uffd, std::vector<View> vi
   {
     const std::lock_guard lock(mutex_);
     id = next_id_++;
-    clone = std::make_shared<ServedClone>(std::move(uffd), std::move(views), std::move(options),
-                                          image_.unit_bytes(), lost_pages_,
-                                          *loops_[id % loops_.size()]);
+    clone = std::make_shared<ServedClone>(
+        std::move(uffd), std::move(views), std::move(options),
+        ServedClone::Setup{.image_bytes = image_.units() * image_.unit_bytes(),
+                           .unit_bytes = image_.unit_bytes(),
+                           .lost_pages = lost_pages_,
+                           .loop = *loops_[id % loops_.size()]});
     clones_.emplace(id, clone);
     for (const std::uint64_t unit : tainted_) tainted.emplace_back(unit, lost_.at(unit));
   }
@@ -151,6 +157,11 @@ std::optional<Error> FaultServer::failure() const {
 std::optional<Error> FaultServer::failure(std::uint64_t clone) const {
   const Clone found = find(clone);
   return found == nullptr ? std::nullopt : found->failure();
+}
+
+Recording FaultServer::take_recording(std::uint64_t clone) {
+  const Clone found = find(clone);
+  return found == nullptr ? Recording() : found->take_recording();
 }
 
 FaultCounts FaultServer::counts() const {
@@ -207,41 +218,49 @@ void FaultServer::on_fault(const Clone& clone, std::uint64_t address) {
     return clone->lose_stray(address);
   }
   const Waiter waiter{clone, *place};
-  bool ask = false;
+  const bool removed = clone->removed(*place);
+  Next next = Next::kAnswer;  // a removed page is zero, whatever its unit is
   std::optional<Error> lost;
   {
     const std::lock_guard lock(mutex_);
     ++counts_.faults;
-    UnitState& state = states_[place->unit];
-    switch (state) {
-      case UnitState::kPrefetching:
-        ++counts_.overtakes;
-        ++counts_.prefetch_hits;
-        [[fallthrough]];
-      case UnitState::kAbsent:
-        state = UnitState::kWanted;
-        ask = true;
-        [[fallthrough]];
-      case UnitState::kWanted:
-      case UnitState::kFilling:
-        wait_for(waiter);
-        if (!ask) return;
-        break;
-      case UnitState::kPrefetched:
-        ++counts_.prefetch_hits;
-        state = UnitState::kPresent;
-        [[fallthrough]];
-      case UnitState::kPresent:
-        ++counts_.woken_only;
-        break;
-      case UnitState::kFailed:
-        lost = lost_.at(place->unit);
-        break;
+    if (!removed) next = next_for(place->unit);
+    if (next != Next::kAnswer) {
+      wait_for(waiter);
+    } else if (const auto found = lost_.find(place->unit); found != lost_.end() && !removed) {
+      lost = found->second;
     }
   }
-  if (!ask) return answer(waiter, lost);
+  if (next == Next::kAnswer) answer(waiter, lost);
+  if (next != Next::kAsk) return;
   const UnitRange wanted[1] = {{.first = place->unit, .count = 1}};
   source_->request(wanted, Priority::kDemand, *this);
+}
+
+FaultServer::Next FaultServer::next_for(std::uint64_t unit) {
+  UnitState& state = states_[unit];
+  switch (state) {
+    case UnitState::kPrefetching:
+      ++counts_.overtakes;
+      ++counts_.prefetch_hits;
+      [[fallthrough]];
+    case UnitState::kAbsent:
+      state = UnitState::kWanted;
+      return Next::kAsk;
+    case UnitState::kWanted:
+    case UnitState::kFilling:
+      return Next::kWait;
+    case UnitState::kPrefetched:
+      ++counts_.prefetch_hits;
+      state = UnitState::kPresent;
+      [[fallthrough]];
+    case UnitState::kPresent:
+      ++counts_.woken_only;
+      return Next::kAnswer;
+    case UnitState::kFailed:
+      return Next::kAnswer;
+  }
+  return Next::kAnswer;
 }
 
 void FaultServer::wait_for(Waiter waiter) {
@@ -258,9 +277,9 @@ std::vector<FaultServer::Waiter> FaultServer::take_waiters(std::uint64_t unit) {
 }
 
 ServedClone::Answer FaultServer::try_answer(const Waiter& waiter,
-                                            const std::optional<Error>& lost) {
+                                            const std::optional<Error>& lost) const {
   return lost ? waiter.clone->lose(waiter.place, *lost, ServedClone::Need::kYes)
-              : waiter.clone->show(waiter.place);
+              : waiter.clone->show(waiter.place, image_.unit(waiter.place.unit));
 }
 
 void FaultServer::answer(const Waiter& waiter, const std::optional<Error>& lost) {
@@ -347,7 +366,7 @@ bool FaultServer::retry_deferred() {
     const std::lock_guard lock(mutex_);
     tried.swap(deferred_);
   }
-  std::erase_if(tried, [](const Deferred& each) {
+  std::erase_if(tried, [this](const Deferred& each) {
     return try_answer(each.waiter, each.lost) == ServedClone::Answer::kDone;
   });
   if (tried.empty()) return false;

@@ -53,7 +53,8 @@ class FaultServer final : private UnitSink {
 
   int image_fd() const { return image_.fd(); }
 
-  // Serves faults of `views`, which are mapped privately from the image and registered with `uffd`.
+  // Serves faults of `views`, which are mapped and registered with `uffd` as the options' kind
+  // says.
   Result<std::uint64_t> attach(Userfaultfd uffd, std::vector<View> views,
                                CloneOptions options = {});
   // A clone goes in this order: its CPUs stop; forget(), and from then on nothing touches its
@@ -64,6 +65,9 @@ class FaultServer final : private UnitSink {
 
   // Asks for units before anybody needs them; a fault overtakes. On any thread.
   Result<> prefetch(std::span<const UnitRange> units);
+
+  // What a clone of kind kRecording touched first since the last time, in order.
+  Recording take_recording(std::uint64_t clone);
 
   // Why a page could not be had, if that ever happened: the first such page, or the first that this
   // clone needed.
@@ -91,6 +95,7 @@ class FaultServer final : private UnitSink {
     kPrefetched,  // present, and nobody is known to have needed it
     kFailed,
   };
+  enum class Next { kAnswer, kWait, kAsk };
   // Where a unit that is lost may be seen.
   enum class Trace {
     kNone,     // nothing of it is in the image
@@ -105,10 +110,11 @@ class FaultServer final : private UnitSink {
   int before_sleep();
   bool retry_deferred();
   void on_fault(const Clone& clone, std::uint64_t address);
+  Next next_for(std::uint64_t unit);
   void wait_for(Waiter waiter);
   std::vector<Waiter> take_waiters(std::uint64_t unit);
   void answer(const Waiter& waiter, const std::optional<Error>& lost);
-  static ServedClone::Answer try_answer(const Waiter& waiter, const std::optional<Error>& lost);
+  ServedClone::Answer try_answer(const Waiter& waiter, const std::optional<Error>& lost) const;
   void expire();
 
   void filled(std::uint64_t unit, std::span<const std::byte> bytes) override;

@@ -92,6 +92,10 @@ class DirectSource final : public PageSource {
   Answer answer_;
 };
 
+inline DirectSource::Answer good_units() {
+  return [](std::uint64_t unit, UnitSink& done) { done.filled(unit, unit_bytes(unit)); };
+}
+
 // Keeps what it is asked for; a thread of its own answers when it may, the last first. What is left
 // when it is destroyed is answered then.
 class LaterSource final : public PageSource {
@@ -170,15 +174,22 @@ inline std::unique_ptr<FaultServer> serve(std::unique_ptr<PageSource> source,
 class Clone {
  public:
   explicit Clone(FaultServer& server, std::uint64_t bytes = kUnits * kUnit,
-                 std::uint64_t offset = 0)
+                 std::uint64_t offset = 0, CloneOptions options = {})
       : server_(server),
         map_(Mapping::create(bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE, server.image_fd(), offset,
                              "clone")
                  .value()) {
     Userfaultfd uffd = Userfaultfd::open().value();
-    EXPECT_TRUE(uffd.register_missing(map_.bytes()));
-    id_ = server.attach(std::move(uffd), {{.host = map_.bytes(), .image_offset = offset}}).value();
+    EXPECT_TRUE(options.kind == CloneOptions::Kind::kShared
+                    ? uffd.register_missing(map_.bytes())
+                    : uffd.register_missing_and_minor(map_.bytes()));
+    id_ = server
+              .attach(std::move(uffd), {{.host = map_.bytes(), .image_offset = offset}},
+                      std::move(options))
+              .value();
   }
+  Clone(FaultServer& server, CloneOptions options)
+      : Clone(server, kUnits * kUnit, 0, std::move(options)) {}
   Clone(const Clone&) = delete;
   Clone& operator=(const Clone&) = delete;
   ~Clone() { leave(); }
