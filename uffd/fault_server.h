@@ -53,8 +53,8 @@ class FaultServer final : private UnitSink {
 
   int image_fd() const { return image_.fd(); }
 
-  // Serves faults of `views`, which are mapped and registered with `uffd` as the options' kind
-  // says.
+  // Serves faults of `views`, which are mapped and registered with `uffd` as the kind of the clone
+  // says. The userfaultfd may come from another process, or from a pager that is no more.
   Result<std::uint64_t> attach(Userfaultfd uffd, std::vector<View> views,
                                CloneOptions options = {});
   // A clone goes in this order: its CPUs stop; forget(), and from then on nothing touches its

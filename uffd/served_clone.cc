@@ -55,7 +55,9 @@ std::optional<ServedClone::Place> ServedClone::place_of_unit(std::uint64_t unit)
 
 Result<> ServedClone::watch(std::uint64_t key) {
   const std::lock_guard lock(mutex_);
-  return setup_.loop.watch(uffd_.fd(), key);
+  VOLT_TRY(setup_.loop.watch(uffd_.fd(), key));
+  for (const View& view : views_) VOLT_TRY(uffd_.wake(view.host));
+  return {};
 }
 
 // A page fault and the removal of its page may be in one batch, in either order. Removed first, it

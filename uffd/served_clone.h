@@ -39,7 +39,8 @@ class ServedClone final {
   std::optional<Place> place_of(std::uint64_t address) const;
   std::optional<Place> place_of_unit(std::uint64_t unit) const;
 
-  // The loop says `key` from now on.
+  // The loop says `key` from now on. Whoever waits already looks again: what another pager has read
+  // and never answered is not delivered a second time.
   Result<> watch(std::uint64_t key);
   // Waiting messages; none once it is forgotten. Removals among them have been applied, so that
   // nothing which is answered later, on any thread, brings a removed page back.

@@ -11,6 +11,13 @@
 #endif
 
 namespace volt::uffd {
+namespace {
+
+std::string name_of(std::uint64_t unit) {
+  return "image unit " + std::to_string(unit);
+}
+
+}  // namespace
 
 SharedImage::SharedImage(Fd memfd, Mapping map, Userfaultfd uffd, std::uint64_t unit_bytes)
     : memfd_(std::move(memfd)),
@@ -33,17 +40,17 @@ Result<SharedImage> SharedImage::create(std::uint64_t bytes, std::uint64_t unit_
 }
 
 Result<> SharedImage::fill(std::uint64_t unit, std::span<const std::byte> bytes) {
-  const std::string name = "image unit " + std::to_string(unit);
   if (bytes.size() != unit_bytes_) {
-    return fail(Code::kCorrupt, name + ": its source gave " + std::to_string(bytes.size()) +
-                                    " bytes, not " + std::to_string(unit_bytes_));
+    return fail(Code::kCorrupt, name_of(unit) + ": its source gave " +
+                                    std::to_string(bytes.size()) + " bytes, not " +
+                                    std::to_string(unit_bytes_));
   }
   std::byte* const base = map_.data() + unit * unit_bytes_;
   using enum Userfaultfd::Did;
   std::size_t done = 0;
   while (done < bytes.size()) {
-    const auto outcome =
-        VOLT_TRY_IN(name, uffd_.copy(base + done, bytes.subspan(done), Userfaultfd::Wake::kNo));
+    const auto outcome = VOLT_TRY_IN(
+        name_of(unit), uffd_.copy(base + done, bytes.subspan(done), Userfaultfd::Wake::kNo));
     done += outcome.bytes;
     switch (outcome.what) {
       case kAll:
@@ -51,10 +58,12 @@ Result<> SharedImage::fill(std::uint64_t unit, std::span<const std::byte> bytes)
       case kBusy:  // our mapping raises no events: the mm is changing, ask again
         break;
       case kAlreadyThere:
-        return fail(Code::kCorrupt, name + ": a page was there before the pager put it there");
+        return fail(Code::kCorrupt,
+                    name_of(unit) + ": a page was there before the pager put it there");
       case kNoSuchRange:
       case kProcessGone:
-        return fail(Code::kSystem, name + ": UFFDIO_COPY: the pager's own mapping is gone");
+        return fail(Code::kSystem,
+                    name_of(unit) + ": UFFDIO_COPY: the pager's own mapping is gone");
     }
   }
   return {};

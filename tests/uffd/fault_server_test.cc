@@ -207,6 +207,23 @@ TEST_F(FaultServerTest, AServerNeedsAThreadAndNotTooMany) {
   }
 }
 
+// The pager before it read the message, and died.
+TEST_F(FaultServerTest, AFaultThatWasReadAndNeverAnsweredIsServed) {
+  const auto server = serve(std::make_unique<DirectSource>(good_units()));
+  const Mapping map =
+      Mapping::create(kUnit, PROT_READ, MAP_PRIVATE, server->image_fd(), 0, "orphan").value();
+  Userfaultfd uffd = Userfaultfd::open().value();
+  ASSERT_TRUE(uffd.register_missing(map.bytes()));
+  std::thread reader([&] { EXPECT_TRUE(std::ranges::equal(map.bytes(), unit_bytes(0))); });
+  uffd_msg messages[1];
+  while (uffd.read_messages(messages).value() == 0) std::this_thread::yield();
+  const std::uint64_t id = server->attach(std::move(uffd), {{map.bytes(), 0}}).value();
+  reader.join();
+  server->forget(id);
+  ::mmap(map.data(), kUnit, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+  server->detach(id);
+}
+
 // It makes its userfaultfd blocking behind the server's back: nothing can be read of it any more.
 TEST_F(FaultServerTest, ACloneThatMisbehavesIsDroppedAndCostsOthersNothing) {
   const auto server = serve(std::make_unique<DirectSource>(good_units()));

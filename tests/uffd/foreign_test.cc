@@ -287,7 +287,7 @@ TEST_F(ForeignTest, ALostUnitIsPoisonedFromOutside) {
                                .home = CloneOptions::Home::kAnotherProcess});
   memory.remove(53, 1);
   std::byte one[1];
-  EXPECT_FALSE(guarded_copy(one, memory.page(50)));
+  EXPECT_FALSE(guarded_copy(one, memory.page(50).first(1)));
   EXPECT_FALSE(guarded_copy(one, memory.page(63).last(1)));
   EXPECT_TRUE(is_zero(memory.page(53))) << "what was thrown away needs no unit";
   EXPECT_NE(hand.server->failure(memory.id())->context.find("image unit 3"), std::string::npos);
@@ -311,8 +311,8 @@ TEST_F(ForeignTest, WithoutPoisonItsOwnerIsTold) {
                                  EXPECT_EQ(::ioctl(kept.get(), UFFDIO_WAKE, &range), 0);
                                }});
   std::byte one[1];
-  EXPECT_FALSE(guarded_copy(one, memory.page(50)));
-  EXPECT_FALSE(guarded_copy(one, memory.page(51)));
+  EXPECT_FALSE(guarded_copy(one, memory.page(50).first(1)));
+  EXPECT_FALSE(guarded_copy(one, memory.page(51).first(1)));
   EXPECT_EQ(told, 1);
 }
 
@@ -335,7 +335,7 @@ TEST_F(ForeignTest, AFaultOutsideEveryViewStopsWhoeverMadeIt) {
           .value();
   EXPECT_TRUE(has_content(memory.page(1), 1));
   std::byte one[1];
-  EXPECT_FALSE(guarded_copy(one, memory.page(30)));
+  EXPECT_FALSE(guarded_copy(one, memory.page(30).first(1)));
   EXPECT_EQ(server->failure(id)->context, "a fault outside every view of its clone");
   server->forget(id);
   server->detach(id);
