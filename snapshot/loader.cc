@@ -5,8 +5,8 @@
 #include <algorithm>
 
 #include "snapshot/ordered_work.h"
-#include "snapshot/raw_source.h"
 #include "snapshot/unit_reader.h"
+#include "snapshot/unit_source.h"
 
 namespace volt::snapshot {
 namespace {
@@ -83,11 +83,12 @@ Result<LoadedMemory> load_copy(const OpenedSnapshot& snapshot) {
   return LoadedMemory{{}, std::move(memory), vmm::Attach::kAll};
 }
 
-Result<LoadedMemory> load_uffd(const std::shared_ptr<const OpenedSnapshot>& snapshot) {
+Result<LoadedMemory> load_uffd(const std::shared_ptr<const OpenedSnapshot>& snapshot,
+                               const uffd::FaultOptions& faults) {
   auto image =
       VOLT_TRY(uffd::SharedImage::create(snapshot->memory_bytes(), snapshot->index().unit_bytes()));
-  std::shared_ptr<uffd::FaultServer> server =
-      VOLT_TRY(uffd::FaultServer::start(std::move(image), std::make_unique<RawSource>(snapshot)));
+  std::shared_ptr<uffd::FaultServer> server = VOLT_TRY(
+      uffd::FaultServer::start(std::move(image), std::make_unique<UnitSource>(snapshot), faults));
   GuestMemory memory = VOLT_TRY(map_regions(*snapshot, server->image_fd(), "image"));
   uffd::Userfaultfd uffd = VOLT_TRY(uffd::Userfaultfd::open());
   std::vector<uffd::View> views;
@@ -149,14 +150,15 @@ Result<ChosenLoader> choose_loader(Loader asked, bool stored_raw) {
 }
 
 Result<LoadedMemory> load_memory(Loader loader,
-                                 const std::shared_ptr<const OpenedSnapshot>& snapshot) {
+                                 const std::shared_ptr<const OpenedSnapshot>& snapshot,
+                                 const uffd::FaultOptions& faults) {
   switch (loader) {
     case Loader::kAuto:
       break;  // choose_loader() comes first
     case Loader::kMap:
       return load_map(*snapshot);
     case Loader::kUffd:
-      return load_uffd(snapshot);
+      return load_uffd(snapshot, faults);
     case Loader::kCopy:
       return load_copy(*snapshot);
   }

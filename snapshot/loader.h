@@ -6,6 +6,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -31,7 +32,8 @@ struct ChosenLoader {
 // What `asked` comes down to for this snapshot; the choice is reported, never silent.
 Result<ChosenLoader> choose_loader(Loader asked, bool stored_raw);
 
-// Memory a pager serves, and the pager. The memory must be gone before the clone is detached.
+// Memory a pager serves, and the pager. The pager must have forgotten the memory before it is
+// unmapped, and the memory must be gone before this is.
 class PagedClone {
  public:
   PagedClone() = default;
@@ -42,6 +44,13 @@ class PagedClone {
   ~PagedClone() {
     if (server_ != nullptr) server_->detach(id_);
   }
+  void forget() {
+    if (server_ != nullptr) server_->forget(id_);
+  }
+  // Why a page that this clone needs cannot be had.
+  std::optional<Error> failure() const {
+    return server_ == nullptr ? std::nullopt : server_->failure(id_);
+  }
   // Null unless the loader is uffd.
   const uffd::FaultServer* server() const { return server_.get(); }
 
@@ -51,12 +60,20 @@ class PagedClone {
 };
 
 struct LoadedMemory {
+  LoadedMemory(PagedClone pager_, vmm::GuestMemory memory_, vmm::Attach attach_)
+      : pager(std::move(pager_)), memory(std::move(memory_)), attach(attach_) {}
+  LoadedMemory(LoadedMemory&&) noexcept = default;
+  LoadedMemory& operator=(LoadedMemory&&) = delete;
+  ~LoadedMemory() { pager.forget(); }
+
   PagedClone pager;
   vmm::GuestMemory memory;
   vmm::Attach attach;  // what of it needs a slot at once
 };
 
+// `faults` is for loader uffd.
 Result<LoadedMemory> load_memory(Loader loader,
-                                 const std::shared_ptr<const OpenedSnapshot>& snapshot);
+                                 const std::shared_ptr<const OpenedSnapshot>& snapshot,
+                                 const uffd::FaultOptions& faults = {});
 
 }  // namespace volt::snapshot

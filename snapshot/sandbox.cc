@@ -67,7 +67,7 @@ Result<vmm::Reply> Sandbox::call(const vmm::Call& call, vmm::Deadline deadline,
 
 // The pager knows which page it could not give; a mapped file that was cut short has lost its end.
 bool Sandbox::lost_a_page() const {
-  if (pager_.server() != nullptr) return pager_.server()->failure().has_value();
+  if (pager_.server() != nullptr) return pager_.failure().has_value();
   for (const vmm::GuestMemory::Region& region : machine_->memory().regions()) {
     if (region.backed.empty()) continue;
     const auto& [offset, bytes] = region.backed.back();
@@ -84,8 +84,8 @@ Error Sandbox::explained(Error error) const {
     error.code = Code::kPageLost;
     error.context.insert(0, "a page of guest memory cannot be had, and without it ");
   }
-  if (error.code == Code::kPageLost && pager_.server() != nullptr) {
-    if (const auto why = pager_.server()->failure()) error.context += ": " + why->context;
+  if (error.code == Code::kPageLost) {
+    if (const auto why = pager_.failure()) error.context += ": " + why->context;
   }
   return error;
 }

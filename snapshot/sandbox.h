@@ -27,6 +27,10 @@ class Sandbox {
   Sandbox(PagedClone pager, std::unique_ptr<vmm::Machine> machine, Facts facts)
       : pager_(std::move(pager)), machine_(std::move(machine)), facts_(std::move(facts)) {}
 
+  Sandbox(const Sandbox&) = delete;
+  Sandbox& operator=(const Sandbox&) = delete;
+  ~Sandbox() { pager_.forget(); }
+
   vmm::Machine& machine() { return *machine_; }
   const vmm::Machine& machine() const { return *machine_; }
   const Facts& facts() const { return facts_; }
@@ -45,7 +49,8 @@ class Sandbox {
  private:
   bool lost_a_page() const;
 
-  // Destroyed last to first: the VM and its memory, then the memory's place at the pager.
+  // Destroyed last to first, after the pager has forgotten it: the VM and its memory, then the
+  // memory's place at the pager.
   PagedClone pager_;
   std::unique_ptr<vmm::Machine> machine_;
   Facts facts_;

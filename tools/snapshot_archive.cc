@@ -153,7 +153,7 @@ const Command kSnapshotSave = {
     .summary = "write a snapshot as one portable file, - for stdout",
     .details =
         "With - it can go through a pipe, to `volt snapshot load -` on another host. The same\n"
-               "content at the same level gives the same file. Everything is checked on\n"
+        "content at the same level gives the same file. Everything is checked on\n"
         "the way; the SHA-256 that is printed names the archive.\n",
     .example = "volt snapshot save demo demo.vsnap --level 3",
     .options = kSaveOptions,

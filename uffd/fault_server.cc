@@ -1,80 +1,152 @@
 #include "uffd/fault_server.h"
 
-#include <poll.h>
-#include <sys/eventfd.h>
-#include <sys/mman.h>
-#include <unistd.h>
+#include <fcntl.h>
 
 #include <algorithm>
 #include <array>
-#include <csignal>
+#include <chrono>
 
 namespace volt::uffd {
 namespace {
 
-constexpr std::size_t kMessagesAtOnce = 16;
-constexpr std::uint64_t kPageBytes = 4096;
+constexpr std::size_t kMessagesAtOnce = 32;
+constexpr std::size_t kMaxThreads = 64;
+constexpr int kForEver = -1;
+constexpr int kRetryMs = 1;
+constexpr int kMaxTickMs = 1'000;
 
-// The host range that shows `unit` in `view`, empty if it does not.
-std::span<std::byte> range_of(const View& view, std::uint64_t unit, std::uint64_t unit_bytes) {
-  const std::uint64_t offset = unit * unit_bytes;
-  if (offset < view.image_offset || offset - view.image_offset >= view.host.size()) return {};
-  return view.host.subspan(offset - view.image_offset, unit_bytes);
+std::uint64_t now_ms() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::milliseconds>(now).count());
+}
+
+// How often it is looked whether a deadline has passed, while anybody waits.
+int tick_ms(std::uint64_t deadline_ms) {
+  return static_cast<int>(std::clamp<std::uint64_t>(deadline_ms / 8, 1, kMaxTickMs));
+}
+
+LostPages choose(std::optional<LostPages> asked, std::uint64_t offered) {
+  if (asked) return *asked;
+  return (offered & abi::kFeaturePoison) != 0 ? LostPages::kPoison : LostPages::kForbid;
 }
 
 }  // namespace
 
-FaultServer::FaultServer(SharedImage image, std::unique_ptr<PageSource> source, Fd wake_up)
-    : image_(std::move(image)), source_(std::move(source)), wake_up_(std::move(wake_up)) {}
+FaultServer::FaultServer(SharedImage image, std::unique_ptr<PageSource> source,
+                         const FaultOptions& options)
+    : image_(std::move(image)),
+      source_(std::move(source)),
+      options_(options),
+      lost_pages_(choose(options.lost_pages, image_.offered())),
+      states_(image_.units()) {}
 
 Result<std::unique_ptr<FaultServer>> FaultServer::start(SharedImage image,
-                                                        std::unique_ptr<PageSource> source) {
-  Fd wake_up{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
-  if (!wake_up.valid()) return sys_error("eventfd");
+                                                        std::unique_ptr<PageSource> source,
+                                                        const FaultOptions& options) {
+  if (options.threads == 0 || options.threads > kMaxThreads) {
+    return fail(Code::kInvalid, "1 to 64 fault threads");
+  }
+  if (options.lost_pages == LostPages::kPoison && (image.offered() & abi::kFeaturePoison) == 0) {
+    return fail(Code::kHostUnable, "userfaultfd: this kernel cannot poison pages (Linux 6.6)");
+  }
   std::unique_ptr<FaultServer> server(
-      new FaultServer(std::move(image), std::move(source), std::move(wake_up)));
-  // Signals are for the threads that run guests.
-  sigset_t all, before;
-  ::sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
-  server->thread_ = std::thread([raw = server.get()] { raw->serve(); });
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+      new FaultServer(std::move(image), std::move(source), options));
+  for (std::size_t i = 0; i < options.threads; ++i) {
+    FaultServer* const raw = server.get();
+    server->loops_.push_back(VOLT_TRY(ReadyLoop::start(
+        {.on_ready = [raw](std::uint64_t clone,
+                           ReadyLoop::Ready ready) { raw->on_ready(clone, ready); },
+         .before_sleep = [raw] { return raw->before_sleep(); }})));
+  }
   return server;
 }
 
 FaultServer::~FaultServer() {
-  stop_ = true;
-  poke();
-  if (thread_.joinable()) thread_.join();
+  loops_.clear();
   source_.reset();  // while all that its last answers need is still there
 }
 
-void FaultServer::poke() const {
-  const std::uint64_t one = 1;
-  // A full counter means that the thread has been told already.
-  [[maybe_unused]] const ssize_t put = ::write(wake_up_.get(), &one, sizeof one);
-}
-
-Result<std::uint64_t> FaultServer::attach(Userfaultfd uffd, std::vector<View> views) {
+Result<> FaultServer::check(const std::vector<View>& views, const CloneOptions& options) const {
   const std::uint64_t bytes = image_.units() * image_.unit_bytes();
   for (const View& view : views) {
-    const bool aligned =
-        view.image_offset % image_.unit_bytes() == 0 && view.host.size() % image_.unit_bytes() == 0;
+    const bool aligned = view.image_offset % image_.unit_bytes() == 0 &&
+                         view.host.size() % image_.unit_bytes() == 0 &&
+                         reinterpret_cast<std::uintptr_t>(view.host.data()) % kPageBytes == 0;
     if (!aligned || view.image_offset > bytes || view.host.size() > bytes - view.image_offset) {
       return fail(Code::kInvalid, "a view that is not made of whole units of the image");
     }
   }
-  const std::lock_guard lock(mutex_);
-  const std::uint64_t id = next_id_++;
-  clones_.push_back(std::make_unique<Clone>(Clone{id, std::move(uffd), std::move(views)}));
-  poke();
+  if (options.home == CloneOptions::Home::kAnotherProcess && lost_pages_ == LostPages::kForbid &&
+      options.on_lost == nullptr) {
+    return fail(Code::kInvalid, "nobody would stop a clone of another process at a lost page");
+  }
+  if (options.kind == CloneOptions::Kind::kRecording && options.recorded_pages_max == 0) {
+    return fail(Code::kInvalid, "a recording of no pages");
+  }
+  return {};
+}
+
+Result<std::uint64_t> FaultServer::attach(Userfaultfd uffd, std::vector<View> views,
+                                          CloneOptions options) {
+  VOLT_TRY(check(views, options));
+  // One that blocks would never be ready, and hold up its thread.
+  const int flags = ::fcntl(uffd.fd(), F_GETFL);
+  if (flags < 0 || ::fcntl(uffd.fd(), F_SETFL, flags | O_NONBLOCK) != 0) {
+    return sys_error("fcntl userfaultfd");
+  }
+  Clone clone;
+  std::uint64_t id;
+  std::vector<std::pair<std::uint64_t, Error>> tainted;
+  {
+    const std::lock_guard lock(mutex_);
+    id = next_id_++;
+    clone = std::make_shared<ServedClone>(
+        std::move(uffd), std::move(views), std::move(options),
+        ServedClone::Setup{.image_bytes = image_.units() * image_.unit_bytes(),
+                           .unit_bytes = image_.unit_bytes(),
+                           .lost_pages = lost_pages_,
+                           .loop = *loops_[id % loops_.size()]});
+    clones_.emplace(id, clone);
+    for (const std::uint64_t unit : tainted_) tainted.emplace_back(unit, lost_.at(unit));
+  }
+  for (const auto& [unit, why] : tainted) {
+    if (const auto place = clone->place_of_unit(unit)) {
+      clone->lose(*place, why, ServedClone::Need::kNo);
+    }
+  }
+  if (Result<> watched = clone->watch(id); !watched) {
+    detach(id);
+    return std::unexpected(std::move(watched).error());
+  }
   return id;
 }
 
-void FaultServer::detach(std::uint64_t clone) {
+FaultServer::Clone FaultServer::find(std::uint64_t clone) const {
   const std::lock_guard lock(mutex_);
-  std::erase_if(clones_, [clone](const auto& each) { return each->id == clone; });
-  poke();
+  const auto found = clones_.find(clone);
+  return found == clones_.end() ? nullptr : found->second;
+}
+
+void FaultServer::forget(std::uint64_t id) {
+  const Clone clone = find(id);
+  if (clone == nullptr) return;
+  clone->forget();
+  const std::lock_guard lock(mutex_);
+  for (auto& [unit, wait] : waiting_) {
+    std::erase_if(wait.waiters, [&](const Waiter& waiter) { return waiter.clone == clone; });
+  }
+}
+
+void FaultServer::detach(std::uint64_t id) {
+  const Clone clone = find(id);
+  if (clone == nullptr) return;
+  forget(id);
+  {
+    const std::lock_guard lock(mutex_);
+    clones_.erase(id);
+  }
+  clone->close();
 }
 
 std::optional<Error> FaultServer::failure() const {
@@ -82,114 +154,246 @@ std::optional<Error> FaultServer::failure() const {
   return failure_;
 }
 
+std::optional<Error> FaultServer::failure(std::uint64_t clone) const {
+  const Clone found = find(clone);
+  return found == nullptr ? std::nullopt : found->failure();
+}
+
+Recording FaultServer::take_recording(std::uint64_t clone) {
+  const Clone found = find(clone);
+  return found == nullptr ? Recording() : found->take_recording();
+}
+
 FaultCounts FaultServer::counts() const {
   const std::lock_guard lock(mutex_);
   return counts_;
 }
 
-void FaultServer::note_failure(Error why) {
-  if (!failure_) failure_ = std::move(why);
-}
-
-void FaultServer::serve() {
-  std::vector<pollfd> polled;
-  while (!stop_) {
-    {
-      const std::lock_guard lock(mutex_);
-      polled.assign(1, {.fd = wake_up_.get(), .events = POLLIN, .revents = 0});
-      for (const auto& clone : clones_) {
-        polled.push_back({.fd = clone->uffd.fd(), .events = POLLIN, .revents = 0});
-      }
+Result<> FaultServer::prefetch(std::span<const UnitRange> units) {
+  for (const UnitRange& range : units) {
+    if (range.first > image_.units() || range.count > image_.units() - range.first) {
+      return fail(Code::kInvalid, "prefetch of units that the image does not have");
     }
-    if (::poll(polled.data(), polled.size(), -1) < 0) continue;  // EINTR; nothing else can be
-    if (polled[0].revents != 0) {
-      std::uint64_t told;
-      [[maybe_unused]] const ssize_t got = ::read(wake_up_.get(), &told, sizeof told);
-    }
+  }
+  std::vector<UnitRange> absent;
+  {
     const std::lock_guard lock(mutex_);
-    for (const auto& clone : clones_) drain(*clone);
+    for (const UnitRange& range : units) {
+      for (std::uint64_t unit = range.first; unit < range.first + range.count; ++unit) {
+        if (states_[unit] != UnitState::kAbsent) continue;
+        states_[unit] = UnitState::kPrefetching;
+        ++counts_.prefetched;
+        const bool next = !absent.empty() && absent.back().first + absent.back().count == unit;
+        if (next) ++absent.back().count;
+        if (!next) absent.push_back({unit, 1});
+      }
+    }
   }
+  if (!absent.empty()) source_->request(absent, Priority::kPrefetch, *this);
+  return {};
 }
 
-void FaultServer::drain(Clone& clone) {
+void FaultServer::on_ready(std::uint64_t id, ReadyLoop::Ready ready) {
+  const Clone clone = find(id);
+  if (clone == nullptr) return;
   std::array<uffd_msg, kMessagesAtOnce> messages;
-  for (;;) {
-    const Result<std::size_t> count = clone.uffd.read_messages(messages);
-    if (!count) return note_failure(count.error());
-    for (std::size_t i = 0; i < *count; ++i) {
-      if (messages[i].event == UFFD_EVENT_PAGEFAULT) {
-        on_fault(clone, messages[i].arg.pagefault.address);
-      }
-    }
-    if (*count < messages.size()) return;
+  const Result<std::size_t> count = ready == ReadyLoop::Ready::kToRead
+                                        ? clone->read(messages)
+                                        : fail(Code::kSystem, "a userfaultfd that cannot be read");
+  if (!count) {  // nothing will ever come from it, and it must not keep its thread awake
+    clone->forget();
+    const std::lock_guard lock(mutex_);
+    if (!failure_) failure_ = count.error();
+    return;
+  }
+  for (const uffd_msg& message : std::span(messages).first(*count)) {
+    if (message.event == UFFD_EVENT_PAGEFAULT) on_fault(clone, message.arg.pagefault.address);
   }
 }
 
-void FaultServer::on_fault(Clone& clone, std::uint64_t address) {
-  ++counts_.faults;
-  for (const View& view : clone.views) {
-    const std::uint64_t base = reinterpret_cast<std::uintptr_t>(view.host.data());
-    if (address < base || address - base >= view.host.size()) continue;
-    const std::uint64_t unit = (view.image_offset + (address - base)) / image_.unit_bytes();
-    switch (image_.state(unit)) {
-      case SharedImage::UnitState::kAbsent: {
-        image_.set_state(unit, SharedImage::UnitState::kRequested);
-        const UnitRange wanted[1] = {{.first = unit, .count = 1}};
-        source_->request(wanted, Priority::kDemand, *this);
-        return;
-      }
-      case SharedImage::UnitState::kRequested:
-        return;  // the answer wakes this one too
-      case SharedImage::UnitState::kPresent:
-        ++counts_.woken_only;
-        return wake_unit(unit);
-      case SharedImage::UnitState::kFailed:
-        return forbid_unit(unit);
+void FaultServer::on_fault(const Clone& clone, std::uint64_t address) {
+  const auto place = clone->place_of(address);
+  if (!place) {
+    // Only views are registered, so this cannot be; if it is, the thread must not sleep for ever.
+    return clone->lose_stray(address);
+  }
+  const Waiter waiter{clone, *place};
+  const bool removed = clone->removed(*place);
+  Next next = Next::kAnswer;  // a removed page is zero, whatever its unit is
+  std::optional<Error> lost;
+  {
+    const std::lock_guard lock(mutex_);
+    ++counts_.faults;
+    if (!removed) next = next_for(place->unit);
+    if (next != Next::kAnswer) {
+      wait_for(waiter);
+    } else if (const auto found = lost_.find(place->unit); found != lost_.end() && !removed) {
+      lost = found->second;
     }
   }
-  // Only views are registered, so this cannot be; if it is, the thread must not sleep for ever.
-  note_failure({Code::kSystem, 0, "a fault outside every view of its clone"});
-  std::byte* const page = reinterpret_cast<std::byte*>(address & ~(kPageBytes - 1));
-  ::mprotect(page, kPageBytes, PROT_NONE);
-  if (Result<> woken = clone.uffd.wake({page, kPageBytes}); !woken) note_failure(woken.error());
+  if (next == Next::kAnswer) answer(waiter, lost);
+  if (next != Next::kAsk) return;
+  const UnitRange wanted[1] = {{.first = place->unit, .count = 1}};
+  source_->request(wanted, Priority::kDemand, *this);
+}
+
+FaultServer::Next FaultServer::next_for(std::uint64_t unit) {
+  UnitState& state = states_[unit];
+  switch (state) {
+    case UnitState::kPrefetching:
+      ++counts_.overtakes;
+      ++counts_.prefetch_hits;
+      [[fallthrough]];
+    case UnitState::kAbsent:
+      state = UnitState::kWanted;
+      return Next::kAsk;
+    case UnitState::kWanted:
+    case UnitState::kFilling:
+      return Next::kWait;
+    case UnitState::kPrefetched:
+      ++counts_.prefetch_hits;
+      state = UnitState::kPresent;
+      [[fallthrough]];
+    case UnitState::kPresent:
+      ++counts_.woken_only;
+      return Next::kAnswer;
+    case UnitState::kFailed:
+      return Next::kAnswer;
+  }
+  return Next::kAnswer;
+}
+
+void FaultServer::wait_for(Waiter waiter) {
+  Wait& wait = waiting_[waiter.place.unit];
+  if (wait.waiters.empty()) wait.since_ms = options_.deadline_ms == 0 ? 0 : now_ms();
+  wait.waiters.push_back(std::move(waiter));
+  waits_ = waiting_.size();
+}
+
+std::vector<FaultServer::Waiter> FaultServer::take_waiters(std::uint64_t unit) {
+  auto wait = waiting_.extract(unit);
+  waits_ = waiting_.size();
+  return wait.empty() ? std::vector<Waiter>() : std::move(wait.mapped().waiters);
+}
+
+ServedClone::Answer FaultServer::try_answer(const Waiter& waiter,
+                                            const std::optional<Error>& lost) const {
+  return lost ? waiter.clone->lose(waiter.place, *lost, ServedClone::Need::kYes)
+              : waiter.clone->show(waiter.place, image_.unit(waiter.place.unit));
+}
+
+void FaultServer::answer(const Waiter& waiter, const std::optional<Error>& lost) {
+  if (try_answer(waiter, lost) == ServedClone::Answer::kDone) return;
+  {
+    const std::lock_guard lock(mutex_);
+    deferred_.push_back({waiter, lost});
+  }
+  loops_.front()->poke();
 }
 
 void FaultServer::filled(std::uint64_t unit, std::span<const std::byte> bytes) {
-  const std::lock_guard lock(mutex_);
-  if (Result<> put = image_.fill(unit, bytes); !put) return failed(unit, put.error());
-  ++counts_.units_filled;
-  wake_unit(unit);
+  bool ahead = false;
+  {
+    const std::lock_guard lock(mutex_);
+    UnitState& state = states_.at(unit);
+    ahead = state == UnitState::kPrefetching;
+    if (!ahead && state != UnitState::kWanted) return;  // given up, or answered before
+    state = UnitState::kFilling;
+  }
+  if (Result<> put = image_.fill(unit, bytes); !put) {
+    return lose(unit, std::move(put).error(), Trace::kInImage);
+  }
+  std::vector<Waiter> waiters;
+  {
+    const std::lock_guard lock(mutex_);
+    ++counts_.units_filled;
+    waiters = take_waiters(unit);
+    states_[unit] = ahead && waiters.empty() ? UnitState::kPrefetched : UnitState::kPresent;
+    if (ahead && !waiters.empty()) ++counts_.prefetch_hits;
+  }
+  for (const Waiter& waiter : waiters) answer(waiter, std::nullopt);
 }
 
 void FaultServer::failed(std::uint64_t unit, Error why) {
+  {
+    const std::lock_guard lock(mutex_);
+    UnitState& state = states_.at(unit);
+    if (state == UnitState::kPrefetching) {  // nobody needs it: whoever does will ask again
+      state = UnitState::kAbsent;
+      return;
+    }
+    if (state != UnitState::kWanted) return;
+    state = UnitState::kFilling;  // ours to fail
+  }
+  lose(unit, within("image unit " + std::to_string(unit), std::move(why)), Trace::kNone);
+}
+
+// The unit is kFilling, by this thread.
+void FaultServer::lose(std::uint64_t unit, Error why, Trace trace) {
+  std::vector<Waiter> waiters;
+  std::vector<Clone> all;
+  {
+    const std::lock_guard lock(mutex_);
+    states_[unit] = UnitState::kFailed;
+    ++counts_.units_failed;
+    lost_.emplace(unit, why);
+    if (!failure_) failure_ = why;
+    waiters = take_waiters(unit);
+    if (trace == Trace::kInImage) {
+      tainted_.push_back(unit);
+      for (const auto& [id, clone] : clones_) all.push_back(clone);
+    }
+  }
+  // Those who wait come last: when they go on, nobody can read what is left of the unit.
+  for (const Clone& clone : all) {
+    if (std::ranges::find(waiters, clone, &Waiter::clone) != waiters.end()) continue;
+    const auto place = clone->place_of_unit(unit);
+    if (place) clone->lose(*place, why, ServedClone::Need::kNo);
+  }
+  for (const Waiter& waiter : waiters) answer(waiter, why);
+}
+
+int FaultServer::before_sleep() {
+  if (options_.deadline_ms != 0 && waits_ > 0) expire();
+  if (retry_deferred()) return kRetryMs;
+  return options_.deadline_ms != 0 && waits_ > 0 ? tick_ms(options_.deadline_ms) : kForEver;
+}
+
+// Whether any clone is still busy.
+bool FaultServer::retry_deferred() {
+  std::vector<Deferred> tried;
+  {
+    const std::lock_guard lock(mutex_);
+    tried.swap(deferred_);
+  }
+  std::erase_if(tried, [this](const Deferred& each) {
+    return try_answer(each.waiter, each.lost) == ServedClone::Answer::kDone;
+  });
+  if (tried.empty()) return false;
   const std::lock_guard lock(mutex_);
-  ++counts_.units_failed;
-  image_.set_state(unit, SharedImage::UnitState::kFailed);
-  note_failure(std::move(why));
-  forbid_unit(unit);
+  std::ranges::move(tried, std::back_inserter(deferred_));
+  return true;
 }
 
-void FaultServer::wake_unit(std::uint64_t unit) {
-  for (const auto& clone : clones_) {
-    for (const View& view : clone->views) {
-      const std::span<std::byte> range = range_of(view, unit, image_.unit_bytes());
-      if (range.empty()) continue;
-      if (Result<> woken = clone->uffd.wake(range); !woken) note_failure(woken.error());
+void FaultServer::expire() {
+  const std::uint64_t now = now_ms();
+  std::vector<std::uint64_t> late;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [unit, wait] : waiting_) {
+      if (states_[unit] != UnitState::kWanted) continue;
+      if (wait.waiters.empty() || now - wait.since_ms < options_.deadline_ms) continue;
+      states_[unit] = UnitState::kFilling;  // ours to fail
+      late.push_back(unit);
     }
   }
-}
-
-void FaultServer::forbid_unit(std::uint64_t unit) {
-  for (const auto& clone : clones_) {
-    for (const View& view : clone->views) {
-      const std::span<std::byte> range = range_of(view, unit, image_.unit_bytes());
-      if (range.empty()) continue;
-      if (::mprotect(range.data(), range.size(), PROT_NONE) != 0) {
-        note_failure(sys_error("mprotect of a lost unit").error());
-      }
-    }
+  for (const std::uint64_t unit : late) {
+    lose(unit,
+         {Code::kPageLost, 0,
+          "image unit " + std::to_string(unit) + ": its source did not answer within " +
+              std::to_string(options_.deadline_ms) + " ms"},
+         Trace::kNone);
   }
-  wake_unit(unit);
 }
 
 }  // namespace volt::uffd

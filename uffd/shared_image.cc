@@ -11,13 +11,19 @@
 #endif
 
 namespace volt::uffd {
+namespace {
+
+std::string name_of(std::uint64_t unit) {
+  return "image unit " + std::to_string(unit);
+}
+
+}  // namespace
 
 SharedImage::SharedImage(Fd memfd, Mapping map, Userfaultfd uffd, std::uint64_t unit_bytes)
     : memfd_(std::move(memfd)),
       uffd_(std::move(uffd)),
       map_(std::move(map)),
-      unit_bytes_(unit_bytes),
-      states_(std::make_unique<std::atomic<UnitState>[]>(map_.size() / unit_bytes)) {}
+      unit_bytes_(unit_bytes) {}
 
 Result<SharedImage> SharedImage::create(std::uint64_t bytes, std::uint64_t unit_bytes) {
   Fd memfd{::memfd_create("volt-image", MFD_CLOEXEC | MFD_ALLOW_SEALING)};
@@ -35,30 +41,31 @@ Result<SharedImage> SharedImage::create(std::uint64_t bytes, std::uint64_t unit_
 
 Result<> SharedImage::fill(std::uint64_t unit, std::span<const std::byte> bytes) {
   if (bytes.size() != unit_bytes_) {
-    return fail(Code::kCorrupt, "image unit " + std::to_string(unit) + ": its source gave " +
+    return fail(Code::kCorrupt, name_of(unit) + ": its source gave " +
                                     std::to_string(bytes.size()) + " bytes, not " +
                                     std::to_string(unit_bytes_));
   }
   std::byte* const base = map_.data() + unit * unit_bytes_;
+  using enum Userfaultfd::Did;
   std::size_t done = 0;
   while (done < bytes.size()) {
-    const auto outcome =
-        VOLT_TRY(uffd_.copy(base + done, bytes.subspan(done), /*wake_after=*/false));
+    const auto outcome = VOLT_TRY_IN(
+        name_of(unit), uffd_.copy(base + done, bytes.subspan(done), Userfaultfd::Wake::kNo));
     done += outcome.bytes;
     switch (outcome.what) {
-      case Userfaultfd::Copied::kAll:
-      case Userfaultfd::Copied::kSome:
-      case Userfaultfd::Copied::kBusy:  // our mapping raises no events: the mm is changing, ask
-                                        // again
+      case kAll:
+      case kSome:
+      case kBusy:  // our mapping raises no events: the mm is changing, ask again
         break;
-      case Userfaultfd::Copied::kAlreadyThere:
-        return fail(Code::kCorrupt, "image unit " + std::to_string(unit) +
-                                        ": a page was there before the pager put it there");
-      case Userfaultfd::Copied::kProcessGone:
-        return fail(Code::kSystem, "UFFDIO_COPY: the process is going away");
+      case kAlreadyThere:
+        return fail(Code::kCorrupt,
+                    name_of(unit) + ": a page was there before the pager put it there");
+      case kNoSuchRange:
+      case kProcessGone:
+        return fail(Code::kSystem,
+                    name_of(unit) + ": UFFDIO_COPY: the pager's own mapping is gone");
     }
   }
-  set_state(unit, UnitState::kPresent);
   return {};
 }
 

@@ -2,15 +2,13 @@
 // rules, each of which the kernel would otherwise break silently:
 //   - Filled only by UFFDIO_COPY into the pager's own registered mapping: memcpy and pwrite show
 //     half-filled or empty pages to clones that look meanwhile.
-//   - Whether a unit is there is what the pager's own table says. A page that is there although the
-//     table says no was planted by somebody's stray read: an integrity failure.
+//   - Whether a unit is there is what its pager remembers. A page that is there although the pager
+//     never put it there was planted by somebody's stray read: an integrity failure.
 //   - Sealed once the pager has mapped it: nobody else can write, grow or cut it.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 
 #include "uffd/userfaultfd.h"
@@ -25,22 +23,20 @@ class SharedImage {
   // `bytes` is a multiple of `unit_bytes`.
   static Result<SharedImage> create(std::uint64_t bytes, std::uint64_t unit_bytes);
 
-  enum class UnitState : std::uint8_t { kAbsent, kRequested, kPresent, kFailed };
-
   int fd() const { return memfd_.get(); }
   std::uint64_t unit_bytes() const { return unit_bytes_; }
   std::uint64_t units() const { return map_.size() / unit_bytes_; }
 
-  UnitState state(std::uint64_t unit) const {
-    return states_[unit].load(std::memory_order_acquire);
-  }
-  void set_state(std::uint64_t unit, UnitState state) {
-    states_[unit].store(state, std::memory_order_release);
-  }
+  // What this kernel's userfaultfd can do: UFFD_FEATURE_*.
+  std::uint64_t offered() const { return uffd_.offered(); }
 
-  // Puts a whole unit in place and marks it present. kCorrupt: `bytes` are not a whole unit, or
-  // something was there already.
+  // Puts a whole unit in place; each unit by one thread, once. kCorrupt: `bytes` are not a whole
+  // unit, or something was there already. After a failure a part of it may be there.
   Result<> fill(std::uint64_t unit, std::span<const std::byte> bytes);
+  // A unit that was filled.
+  std::span<const std::byte> unit(std::uint64_t unit) const {
+    return map_.bytes().subspan(unit * unit_bytes_, unit_bytes_);
+  }
 
  private:
   SharedImage(Fd memfd, Mapping map, Userfaultfd uffd, std::uint64_t unit_bytes);
@@ -49,7 +45,6 @@ class SharedImage {
   Userfaultfd uffd_;  // destroyed after map_: closing it over a live mapping would unregister it
   Mapping map_;
   std::uint64_t unit_bytes_;
-  std::unique_ptr<std::atomic<UnitState>[]> states_;
 };
 
 }  // namespace volt::uffd

@@ -22,9 +22,34 @@ Fd open_any() {
   return Fd{static_cast<int>(::syscall(SYS_userfaultfd, kFlags))};
 }
 
+uffdio_range range_of(std::span<std::byte> range) {
+  return {.start = reinterpret_cast<std::uintptr_t>(range.data()), .len = range.size()};
+}
+
+// `returned` and errno are what the call left, `progress` what it wrote: bytes done, or a negated
+// errno when the first page failed already; 0 when it failed before that.
+Result<Userfaultfd::Outcome> outcome(int returned, std::int64_t progress, std::size_t asked,
+                                     const char* call) {
+  using enum Userfaultfd::Did;
+  if (returned == 0) return Userfaultfd::Outcome{kAll, asked};
+  const std::size_t done = progress > 0 ? static_cast<std::size_t>(progress) : 0;
+  switch (errno) {
+    case EAGAIN:
+      return Userfaultfd::Outcome{done > 0 ? kSome : kBusy, done};
+    case EEXIST:
+      return Userfaultfd::Outcome{kAlreadyThere, done};
+    case ENOENT:
+      return Userfaultfd::Outcome{kNoSuchRange, done};
+    case ESRCH:
+      return Userfaultfd::Outcome{kProcessGone, done};
+    default:
+      return sys_error(call);
+  }
+}
+
 }  // namespace
 
-Result<Userfaultfd> Userfaultfd::open() {
+Result<Userfaultfd> Userfaultfd::open(std::uint64_t features) {
   Fd fd = open_any();
   if (!fd.valid()) {
     const int code = errno;
@@ -37,47 +62,66 @@ Result<Userfaultfd> Userfaultfd::open() {
   }
   uffdio_api api = {};
   api.api = UFFD_API;
+  api.features = features;
   if (::ioctl(fd.get(), UFFDIO_API, &api) != 0) return sys_error("UFFDIO_API");
-  return Userfaultfd(std::move(fd));
+  Userfaultfd opened(std::move(fd));
+  opened.offered_ = api.features;
+  return opened;
 }
 
-Result<> Userfaultfd::register_missing(std::span<std::byte> range) {
+Result<> Userfaultfd::register_for(std::span<std::byte> range, std::uint64_t mode) {
   uffdio_register request = {};
-  request.range.start = reinterpret_cast<std::uintptr_t>(range.data());
-  request.range.len = range.size();
-  request.mode = UFFDIO_REGISTER_MODE_MISSING;
+  request.range = range_of(range);
+  request.mode = mode;
   if (::ioctl(fd_.get(), UFFDIO_REGISTER, &request) != 0) return sys_error("UFFDIO_REGISTER");
   return {};
 }
 
-Result<Userfaultfd::CopyOutcome> Userfaultfd::copy(std::byte* to, std::span<const std::byte> from,
-                                                   bool wake_after) {
+Result<> Userfaultfd::register_missing(std::span<std::byte> range) {
+  return register_for(range, UFFDIO_REGISTER_MODE_MISSING);
+}
+
+Result<> Userfaultfd::register_missing_and_minor(std::span<std::byte> range) {
+  return register_for(range, UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR);
+}
+
+Result<Userfaultfd::Outcome> Userfaultfd::copy(std::byte* to, std::span<const std::byte> from,
+                                               Wake wake) {
   uffdio_copy request = {};
   request.dst = reinterpret_cast<std::uintptr_t>(to);
   request.src = reinterpret_cast<std::uintptr_t>(from.data());
   request.len = from.size();
-  request.mode = wake_after ? 0 : UFFDIO_COPY_MODE_DONTWAKE;
-  request.copy = 0;  // the kernel leaves it alone when it fails early
-  if (::ioctl(fd_.get(), UFFDIO_COPY, &request) == 0) {
-    return CopyOutcome{Copied::kAll, from.size()};
-  }
-  // `copy` is signed: bytes done, or a negated errno when the first page failed already.
-  const std::size_t done = request.copy > 0 ? static_cast<std::size_t>(request.copy) : 0;
-  switch (errno) {
-    case EAGAIN:
-      return CopyOutcome{done > 0 ? Copied::kSome : Copied::kBusy, done};
-    case EEXIST:
-      return CopyOutcome{Copied::kAlreadyThere, done};
-    case ESRCH:
-      return CopyOutcome{Copied::kProcessGone, done};
-    default:
-      return sys_error("UFFDIO_COPY");
-  }
+  request.mode = wake == Wake::kYes ? 0 : UFFDIO_COPY_MODE_DONTWAKE;
+  const int returned = ::ioctl(fd_.get(), UFFDIO_COPY, &request);
+  return outcome(returned, request.copy, from.size(), "UFFDIO_COPY");
+}
+
+Result<Userfaultfd::Outcome> Userfaultfd::resume(std::span<std::byte> range, Wake wake) {
+  uffdio_continue request = {};
+  request.range = range_of(range);
+  request.mode = wake == Wake::kYes ? 0 : UFFDIO_CONTINUE_MODE_DONTWAKE;
+  const int returned = ::ioctl(fd_.get(), UFFDIO_CONTINUE, &request);
+  return outcome(returned, request.mapped, range.size(), "UFFDIO_CONTINUE");
+}
+
+Result<Userfaultfd::Outcome> Userfaultfd::zero(std::span<std::byte> range, Wake wake) {
+  uffdio_zeropage request = {};
+  request.range = range_of(range);
+  request.mode = wake == Wake::kYes ? 0 : UFFDIO_ZEROPAGE_MODE_DONTWAKE;
+  const int returned = ::ioctl(fd_.get(), UFFDIO_ZEROPAGE, &request);
+  return outcome(returned, request.zeropage, range.size(), "UFFDIO_ZEROPAGE");
+}
+
+Result<Userfaultfd::Outcome> Userfaultfd::poison(std::span<std::byte> range, Wake wake) {
+  abi::Poison request = {};
+  request.range = range_of(range);
+  request.mode = wake == Wake::kYes ? 0 : abi::kPoisonDontWake;
+  const int returned = ::ioctl(fd_.get(), abi::kPoison, &request);
+  return outcome(returned, request.updated, range.size(), "UFFDIO_POISON");
 }
 
 Result<> Userfaultfd::wake(std::span<std::byte> range) {
-  uffdio_range request = {.start = reinterpret_cast<std::uintptr_t>(range.data()),
-                          .len = range.size()};
+  uffdio_range request = range_of(range);
   if (::ioctl(fd_.get(), UFFDIO_WAKE, &request) != 0) return sys_error("UFFDIO_WAKE");
   return {};
 }

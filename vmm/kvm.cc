@@ -9,6 +9,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "vmm/os/fault_guard.h"
+
 namespace volt::vmm {
 namespace {
 
@@ -40,7 +42,11 @@ Result<> set(const Fd& fd, unsigned long request, const T& value, const char* na
 }  // namespace
 
 Result<Vcpu::Ran> Vcpu::run() {
-  if (::ioctl(fd_.get(), KVM_RUN, 0) == 0) return Ran::kExited;
+  const PoisonWatch watch;
+  const int returned = ::ioctl(fd_.get(), KVM_RUN, 0);
+  if (watch.struck())
+    errno = EFAULT;  // as for a page that is forbidden; running again would not help
+  if (returned == 0 && !watch.struck()) return Ran::kExited;
   if (errno == EINTR || errno == EAGAIN) return Ran::kInterrupted;
   return sys_error("KVM_RUN");
 }

@@ -1,15 +1,14 @@
 #include "uffd/fault_server.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include "tests/uffd/uffd_fixture.h"
 
 namespace volt::uffd {
 namespace {
 
 using FaultServerTest = UffdTest;
-
-DirectSource::Answer good_units() {
-  return [](std::uint64_t unit, UnitSink& done) { done.filled(unit, unit_bytes(unit)); };
-}
 
 // Reads clones on two threads each, in different orders, and wants every word right.
 void read_all(std::span<const std::unique_ptr<Clone>> clones) {
@@ -174,6 +173,76 @@ TEST_F(FaultServerTest, ACloneMayGoWhileItsPageIsOnItsWay) {
   clone.leave();
   reader.join();
   server.reset();
+}
+
+// 64 clones over 4 threads; each clone is read whole by a thread of its own while units come from
+// another one.
+TEST_F(FaultServerTest, ManyClonesOverSeveralThreadsAllSeeTheirBytes) {
+  auto source = std::make_unique<LaterSource>(good_units());
+  source->release_at(1);
+  const auto server = serve(std::move(source), {.threads = 4});
+  std::atomic<std::uint64_t> wrong = 0;
+  std::vector<std::thread> readers;
+  for (std::uint64_t i = 0; i < 64; ++i) {
+    readers.emplace_back([&, i] {
+      const CloneOptions::Kind kinds[] = {CloneOptions::Kind::kShared,
+                                          CloneOptions::Kind::kIsolated};
+      const Clone clone(*server, {.kind = kinds[i % 2]});
+      wrong += wrong_words(clone, i * 11);
+    });
+  }
+  for (std::thread& reader : readers) reader.join();
+  EXPECT_EQ(wrong, 0u);
+  EXPECT_EQ(server->counts().units_filled, kUnits);
+  EXPECT_FALSE(server->failure());
+}
+
+TEST_F(FaultServerTest, AServerNeedsAThreadAndNotTooMany) {
+  for (const std::size_t threads : {std::size_t{0}, std::size_t{65}}) {
+    const auto started =
+        FaultServer::start(SharedImage::create(kUnit, kUnit).value(),
+                           std::make_unique<DirectSource>(good_units()), {.threads = threads});
+    ASSERT_FALSE(started);
+    EXPECT_EQ(started.error().code, Code::kInvalid);
+  }
+}
+
+// The pager before it read the message, and died.
+TEST_F(FaultServerTest, AFaultThatWasReadAndNeverAnsweredIsServed) {
+  const auto server = serve(std::make_unique<DirectSource>(good_units()));
+  const Mapping map =
+      Mapping::create(kUnit, PROT_READ, MAP_PRIVATE, server->image_fd(), 0, "orphan").value();
+  Userfaultfd uffd = Userfaultfd::open().value();
+  ASSERT_TRUE(uffd.register_missing(map.bytes()));
+  std::thread reader([&] { EXPECT_TRUE(std::ranges::equal(map.bytes(), unit_bytes(0))); });
+  uffd_msg messages[1];
+  while (uffd.read_messages(messages).value() == 0) std::this_thread::yield();
+  const std::uint64_t id = server->attach(std::move(uffd), {{map.bytes(), 0}}).value();
+  reader.join();
+  server->forget(id);
+  ::mmap(map.data(), kUnit, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+  server->detach(id);
+}
+
+// It makes its userfaultfd blocking behind the server's back: nothing can be read of it any more.
+TEST_F(FaultServerTest, ACloneThatMisbehavesIsDroppedAndCostsOthersNothing) {
+  const auto server = serve(std::make_unique<DirectSource>(good_units()));
+  Userfaultfd uffd = Userfaultfd::open().value();
+  const Mapping map =
+      Mapping::create(kUnit, PROT_READ, MAP_PRIVATE, server->image_fd(), 0, "bad").value();
+  ASSERT_TRUE(uffd.register_missing(map.bytes()));
+  const Fd kept{::dup(uffd.fd())};
+  const std::uint64_t id = server->attach(std::move(uffd), {{map.bytes(), 0}}).value();
+  ASSERT_EQ(::fcntl(kept.get(), F_SETFL, 0), 0);
+  std::thread bad([&] { static_cast<void>(guarded([&] { peek(map.data()); })); });
+  while (!server->failure()) std::this_thread::yield();
+  EXPECT_EQ(server->failure()->context, "a userfaultfd that cannot be read");
+  expect_unit(Clone(*server), 0);
+  ::mmap(map.data(), kUnit, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+  server->detach(id);
+  uffdio_range all = {reinterpret_cast<std::uintptr_t>(map.data()), kUnit};
+  EXPECT_EQ(::ioctl(kept.get(), UFFDIO_WAKE, &all), 0);
+  bad.join();
 }
 
 TEST_F(FaultServerTest, AServerThatWasNeverAskedEnds) {

@@ -1,11 +1,27 @@
 // Units that cannot be had: whoever needs one stops, at once and every time; nobody reads zeros,
 // nobody waits for ever, and everything else goes on.
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include "tests/uffd/uffd_fixture.h"
 
 namespace volt::uffd {
 namespace {
 
-using LostUnitTest = UffdTest;
+// Both ways of stopping access: with UFFDIO_POISON, and without it as on Linux 6.1.
+class LostUnitTest : public UffdTest, public testing::WithParamInterface<LostPages> {
+ protected:
+  void SetUp() override {
+    UffdTest::SetUp();
+    if (!IsSkipped() && !HasFatalFailure()) skip_unless_able(GetParam());
+  }
+  std::unique_ptr<FaultServer> serve(std::unique_ptr<PageSource> source) const {
+    return uffd::serve(std::move(source), {.lost_pages = GetParam()});
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(BothWays, LostUnitTest,
+                         testing::Values(LostPages::kPoison, LostPages::kForbid), lost_pages_title);
 
 constexpr std::uint64_t kBad = 6;
 
@@ -21,7 +37,7 @@ void expect_failure(const FaultServer& server, Code code, const std::string& par
   EXPECT_NE(failure->context.find(part), std::string::npos) << failure->context;
 }
 
-TEST_F(LostUnitTest, ItsReaderStopsAndTheServerSaysWhy) {
+TEST_P(LostUnitTest, ItsReaderStopsAndTheServerSaysWhy) {
   const auto server = serve(std::make_unique<DirectSource>(answer_all_but_one));
   const Clone clone(*server);
   expect_lost(clone, kBad);
@@ -30,7 +46,7 @@ TEST_F(LostUnitTest, ItsReaderStopsAndTheServerSaysWhy) {
   expect_lost(clone, kBad);
 }
 
-TEST_F(LostUnitTest, EveryPageOfItIsLostAndNoneBeside) {
+TEST_P(LostUnitTest, EveryPageOfItIsLostAndNoneBeside) {
   const auto server = serve(std::make_unique<DirectSource>(answer_all_but_one));
   const Clone clone(*server);
   expect_lost(clone, kBad);
@@ -42,7 +58,7 @@ TEST_F(LostUnitTest, EveryPageOfItIsLostAndNoneBeside) {
   expect_unit(clone, kBad + 1);
 }
 
-TEST_F(LostUnitTest, OtherClonesStopToo) {
+TEST_P(LostUnitTest, OtherClonesStopToo) {
   const auto server = serve(std::make_unique<DirectSource>(answer_all_but_one));
   const Clone first(*server), second(*server);
   expect_lost(first, kBad);
@@ -53,7 +69,23 @@ TEST_F(LostUnitTest, OtherClonesStopToo) {
   EXPECT_EQ(server->counts().units_failed, 1u);
 }
 
-TEST_F(LostUnitTest, EveryThreadThatWaitsForItStops) {
+// A clone that never needed the unit has lost nothing.
+TEST_P(LostUnitTest, EachCloneKnowsItsOwnReason) {
+  const auto server = serve(std::make_unique<DirectSource>([](std::uint64_t unit, UnitSink& done) {
+    if (unit < 2) return done.failed(unit, {Code::kSystem, EIO, "file " + std::to_string(unit)});
+    done.filled(unit, unit_bytes(unit));
+  }));
+  const Clone first(*server), second(*server), third(*server);
+  expect_lost(first, 0);
+  expect_lost(second, 1);
+  expect_unit(third, 2);
+  EXPECT_EQ(server->failure(first.id()).value().context, "image unit 0: file 0");
+  EXPECT_EQ(server->failure(second.id()).value().context, "image unit 1: file 1");
+  EXPECT_FALSE(server->failure(third.id()));
+  EXPECT_EQ(server->failure().value().context, "image unit 0: file 0");
+}
+
+TEST_P(LostUnitTest, EveryThreadThatWaitsForItStops) {
   auto source = std::make_unique<LaterSource>(answer_all_but_one);
   LaterSource& later = *source;
   const auto server = serve(std::move(source));
@@ -67,7 +99,7 @@ TEST_F(LostUnitTest, EveryThreadThatWaitsForItStops) {
   for (std::thread& reader : readers) reader.join();
 }
 
-TEST_F(LostUnitTest, AWriterStopsAsAReaderDoes) {
+TEST_P(LostUnitTest, AWriterStopsAsAReaderDoes) {
   const auto server = serve(std::make_unique<DirectSource>(answer_all_but_one));
   const Clone clone(*server);
   const std::byte one[1] = {std::byte{1}};
@@ -76,7 +108,7 @@ TEST_F(LostUnitTest, AWriterStopsAsAReaderDoes) {
   EXPECT_EQ(put.error().code, Code::kPageLost);
 }
 
-TEST_F(LostUnitTest, TheFirstReasonIsKept) {
+TEST_P(LostUnitTest, TheFirstReasonIsKept) {
   const auto server = serve(std::make_unique<DirectSource>([](std::uint64_t unit, UnitSink& done) {
     done.failed(unit, {Code::kSystem, EIO, "unit " + std::to_string(unit)});
   }));
@@ -89,7 +121,7 @@ TEST_F(LostUnitTest, TheFirstReasonIsKept) {
 
 // Its source's thread is still answering when the server is destroyed. (A leak is the sign of a
 // server that was destroyed first.)
-TEST_F(LostUnitTest, AFailureMayComeWhileTheServerEnds) {
+TEST_P(LostUnitTest, AFailureMayComeWhileTheServerEnds) {
   auto source = std::make_unique<LaterSource>([](std::uint64_t unit, UnitSink& done) {
     done.failed(unit, {Code::kSystem, EIO, "a reason too long to be kept inside of a std::string"});
   });
@@ -104,7 +136,7 @@ TEST_F(LostUnitTest, AFailureMayComeWhileTheServerEnds) {
 }
 
 // A source that gives too little would leave pages that no wake can bring in.
-TEST_F(LostUnitTest, AnAnswerThatIsNotAWholeUnitLosesTheUnit) {
+TEST_P(LostUnitTest, AnAnswerThatIsNotAWholeUnitLosesTheUnit) {
   const auto server = serve(std::make_unique<DirectSource>([](std::uint64_t unit, UnitSink& done) {
     done.filled(unit, std::span<const std::byte>(unit_bytes(unit)).first(kPage));
   }));
@@ -113,7 +145,7 @@ TEST_F(LostUnitTest, AnAnswerThatIsNotAWholeUnitLosesTheUnit) {
   expect_failure(*server, Code::kCorrupt, "image unit 2");
 }
 
-TEST_F(LostUnitTest, AnAnswerThatCannotBeReadLosesTheUnit) {
+TEST_P(LostUnitTest, AnAnswerThatCannotBeReadLosesTheUnit) {
   const auto server = serve(std::make_unique<DirectSource>([](std::uint64_t unit, UnitSink& done) {
     const Mapping gone =
         Mapping::create(kUnit, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0, "source").value();
@@ -125,7 +157,7 @@ TEST_F(LostUnitTest, AnAnswerThatCannotBeReadLosesTheUnit) {
 }
 
 // What somebody's stray read put there would be zeros for every clone.
-TEST_F(LostUnitTest, AUnitWithAPlantedPageIsLostNotZero) {
+TEST_P(LostUnitTest, AUnitWithAPlantedPageIsLostNotZero) {
   const auto server = serve(std::make_unique<DirectSource>(answer_all_but_one));
   const Mapping stray =
       Mapping::create(kUnit, PROT_READ, MAP_PRIVATE, server->image_fd(), 0, "stray").value();
@@ -134,6 +166,45 @@ TEST_F(LostUnitTest, AUnitWithAPlantedPageIsLostNotZero) {
   expect_lost(clone, 0);
   expect_failure(*server, Code::kCorrupt, "image unit 0");
   expect_unit(clone, 1);
+}
+
+// Clones that were there already, and clones that come later, could read what was planted without
+// any fault; a child process plants it here.
+TEST_P(LostUnitTest, APlantedPageIsKeptFromEveryClone) {
+  const auto server = serve(std::make_unique<DirectSource>(answer_all_but_one));
+  const Clone before(*server), reader(*server);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    void* const map = ::mmap(nullptr, kUnit, PROT_READ, MAP_PRIVATE, server->image_fd(), 0);
+    ::_exit(map == MAP_FAILED ? 9 : peek(static_cast<std::byte*>(map) + 5 * kPage));
+  }
+  int status = -1;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_EQ(status, 0) << "the child read something but zero";
+  expect_lost(reader, 0);
+  expect_failure(*server, Code::kCorrupt, "a page was there before the pager put it there");
+  const Clone after(*server);
+  std::byte one[1];
+  for (const Clone* clone : {&before, &reader, &after}) {
+    for (std::uint64_t page = 0; page < kUnit / kPage; ++page) {
+      EXPECT_FALSE(guarded_copy(one, clone->unit(0).subspan(page * kPage, 1))) << page;
+    }
+    expect_unit(*clone, 1);
+  }
+}
+
+// One that had read the planted page by then keeps nothing of it: what is there already cannot be
+// poisoned, so this is the case where the other way is taken.
+TEST_P(LostUnitTest, APlantedPageThatACloneHasReadIsTakenFromIt) {
+  const auto server = serve(std::make_unique<DirectSource>(answer_all_but_one));
+  const Mapping stray =
+      Mapping::create(kUnit, PROT_READ, MAP_PRIVATE, server->image_fd(), 0, "stray").value();
+  EXPECT_EQ(peek(stray.data() + 2 * kPage), 0);
+  const Clone clone(*server);
+  EXPECT_EQ(peek(clone.unit(0).data() + 2 * kPage), 0) << "no fault, so nobody could have known";
+  expect_lost(clone, 0);
+  std::byte one[1];
+  EXPECT_FALSE(guarded_copy(one, clone.unit(0).subspan(2 * kPage, 1)));
 }
 
 }  // namespace

@@ -24,7 +24,7 @@
 
 namespace volt::uffd {
 
-inline constexpr std::uint64_t kPage = 4096;
+inline constexpr std::uint64_t kPage = kPageBytes;
 inline constexpr std::uint64_t kUnit = 16 * kPage;
 inline constexpr std::uint64_t kUnits = 48;
 
@@ -36,6 +36,17 @@ class UffdTest : public testing::Test {
     if (!opened) VOLT_HOST_UNABLE(opened.error());
   }
 };
+
+inline void skip_unless_able(LostPages way) {
+  const Result<Userfaultfd> opened = Userfaultfd::open();
+  if (way == LostPages::kPoison && (opened->offered() & abi::kFeaturePoison) == 0) {
+    GTEST_SKIP() << "this kernel cannot poison pages";
+  }
+}
+
+inline std::string lost_pages_title(const testing::TestParamInfo<LostPages>& info) {
+  return info.param == LostPages::kPoison ? "poison" : "forbid";
+}
 
 // Word `index` of every image here; never 0.
 constexpr std::uint64_t word_at(std::uint64_t index) {
@@ -81,6 +92,10 @@ class DirectSource final : public PageSource {
   Answer answer_;
 };
 
+inline DirectSource::Answer good_units() {
+  return [](std::uint64_t unit, UnitSink& done) { done.filled(unit, unit_bytes(unit)); };
+}
+
 // Keeps what it is asked for; a thread of its own answers when it may, the last first. What is left
 // when it is destroyed is answered then.
 class LaterSource final : public PageSource {
@@ -100,7 +115,10 @@ class LaterSource final : public PageSource {
     const std::lock_guard lock(mutex_);
     done_ = &done;
     for (const UnitRange& range : units) {
-      for (std::uint64_t i = 0; i < range.count; ++i) waiting_.push_back(range.first + i);
+      for (std::uint64_t i = 0; i < range.count; ++i) {
+        std::erase(waiting_, range.first + i);  // asked for again: moved forward
+        waiting_.push_back(range.first + i);
+      }
     }
     changed_.notify_all();
   }
@@ -144,8 +162,10 @@ class LaterSource final : public PageSource {
   std::thread thread_;  // last: it uses all of the above
 };
 
-inline std::unique_ptr<FaultServer> serve(std::unique_ptr<PageSource> source) {
-  return FaultServer::start(SharedImage::create(kUnits * kUnit, kUnit).value(), std::move(source))
+inline std::unique_ptr<FaultServer> serve(std::unique_ptr<PageSource> source,
+                                          const FaultOptions& options = {}) {
+  return FaultServer::start(SharedImage::create(kUnits * kUnit, kUnit).value(), std::move(source),
+                            options)
       .value();
 }
 
@@ -154,15 +174,22 @@ inline std::unique_ptr<FaultServer> serve(std::unique_ptr<PageSource> source) {
 class Clone {
  public:
   explicit Clone(FaultServer& server, std::uint64_t bytes = kUnits * kUnit,
-                 std::uint64_t offset = 0)
+                 std::uint64_t offset = 0, CloneOptions options = {})
       : server_(server),
         map_(Mapping::create(bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE, server.image_fd(), offset,
                              "clone")
                  .value()) {
     Userfaultfd uffd = Userfaultfd::open().value();
-    EXPECT_TRUE(uffd.register_missing(map_.bytes()));
-    id_ = server.attach(std::move(uffd), {{.host = map_.bytes(), .image_offset = offset}}).value();
+    EXPECT_TRUE(options.kind == CloneOptions::Kind::kShared
+                    ? uffd.register_missing(map_.bytes())
+                    : uffd.register_missing_and_minor(map_.bytes()));
+    id_ = server
+              .attach(std::move(uffd), {{.host = map_.bytes(), .image_offset = offset}},
+                      std::move(options))
+              .value();
   }
+  Clone(FaultServer& server, CloneOptions options)
+      : Clone(server, kUnits * kUnit, 0, std::move(options)) {}
   Clone(const Clone&) = delete;
   Clone& operator=(const Clone&) = delete;
   ~Clone() { leave(); }
@@ -171,12 +198,14 @@ class Clone {
   void leave() {
     if (left_) return;
     left_ = true;
+    server_.forget(id_);
     EXPECT_NE(
         ::mmap(map_.data(), map_.size(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
         MAP_FAILED);
     server_.detach(id_);
   }
 
+  std::uint64_t id() const { return id_; }
   std::span<std::byte> bytes() const { return map_.bytes(); }
   std::span<std::byte> unit(std::uint64_t unit) const {
     return map_.bytes().subspan(unit * kUnit, kUnit);

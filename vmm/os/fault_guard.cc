@@ -6,15 +6,26 @@
 #include <cstring>
 
 namespace volt {
+
+struct PoisonNote {
+  static void strike(PoisonWatch& watch) { watch.struck_ = true; }
+};
+
 namespace {
 
 // The guarded access this thread is in, if any. Plain TLS, so the handler may read it.
 thread_local sigjmp_buf* t_landing = nullptr;
 thread_local void* t_fault_address = nullptr;
+// The system call this thread is in that may meet a poisoned page, if any.
+thread_local PoisonWatch* volatile t_watch = nullptr;
 
 struct sigaction g_previous[2];  // what handled SIGBUS and SIGSEGV before us
 
 void on_fault(int signal, siginfo_t* info, void* context) {
+  const bool poison = signal == SIGBUS && info->si_code == BUS_MCEERR_AR;
+  if (PoisonWatch* const watch = t_watch; poison && watch != nullptr) {
+    return PoisonNote::strike(*watch);
+  }
   if (t_landing == nullptr) {  // not ours: it happens again, to whoever was responsible before
     ::sigaction(signal, &g_previous[signal == SIGBUS ? 0 : 1], nullptr);
     return;
@@ -34,11 +45,34 @@ bool install_handlers() {
          ::sigaction(SIGSEGV, &action, &g_previous[1]) == 0;
 }
 
+bool handlers_installed() {
+  static const bool installed = install_handlers();
+  return installed;
+}
+
+// KVM's signal is not forced upon a thread that blocks it: such a thread would stay in the kernel,
+// meeting the same page again and again.
+bool let_signal_through() {
+  sigset_t bus;
+  ::sigemptyset(&bus);
+  ::sigaddset(&bus, SIGBUS);
+  return handlers_installed() && ::pthread_sigmask(SIG_UNBLOCK, &bus, nullptr) == 0;
+}
+
 }  // namespace
 
+PoisonWatch::PoisonWatch() : outer_(t_watch) {
+  thread_local const bool ready = let_signal_through();
+  static_cast<void>(ready);  // without it the signal kills, as it would have anyway
+  t_watch = this;
+}
+
+PoisonWatch::~PoisonWatch() {
+  t_watch = outer_;
+}
+
 Result<> run_guarded(void (*body)(void*), void* argument) {
-  static const bool installed = install_handlers();
-  if (!installed) return fail(Code::kSystem, "sigaction SIGBUS or SIGSEGV failed");
+  if (!handlers_installed()) return fail(Code::kSystem, "sigaction SIGBUS or SIGSEGV failed");
   sigjmp_buf landing;
   sigjmp_buf* const outer = t_landing;
   if (sigsetjmp(landing, 0) != 0) {
