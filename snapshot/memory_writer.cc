@@ -1,12 +1,12 @@
 #include "snapshot/memory_writer.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
 #include <functional>
 
+#include "snapshot/private_pages.h"
 #include "snapshot/store.h"
 #include "vmm/interrupt.h"
 #include "vmm/os/fault_guard.h"
@@ -16,52 +16,47 @@ namespace volt::snapshot {
 namespace {
 
 constexpr std::uint64_t kUnit = formats::kDefaultUnitBytes;
-constexpr std::uint64_t kPage = 4096;
-constexpr std::uint64_t kPagesPerUnit = kUnit / kPage;
-// Bits of a /proc/self/pagemap entry.
-constexpr std::uint64_t kPresent = std::uint64_t{1} << 63;
-constexpr std::uint64_t kSwapped = std::uint64_t{1} << 62;
 
 bool is_zero(std::span<const std::byte> bytes) {
   return bytes[0] == std::byte{0} &&
          std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0;
 }
 
+// Units of a region, counted from its start.
+struct UnitRun {
+  std::uint64_t first;
+  std::uint64_t end;
+};
+
 // Which units of a region may hold something: those with content behind them, and those in which
 // this process has a page. The rest is anonymous memory nobody has touched, and must not be read:
 // reading would fill the page tables of a mostly empty guest.
-class TouchedUnits {
- public:
-  static Result<TouchedUnits> of(const vmm::GuestMemory::Region& region) {
-    TouchedUnits touched;
-    touched.marks_.resize(region.host.size() / kUnit);
-    const Fd pagemap = VOLT_TRY(open_at(AT_FDCWD, "/proc/self/pagemap", O_RDONLY));
-    std::vector<std::uint64_t> pages(kPagesPerUnit * 512);
-    const std::uint64_t first = reinterpret_cast<std::uintptr_t>(region.host.data()) / kPage;
-    const std::uint64_t count = region.host.size() / kPage;
-    for (std::uint64_t at = 0; at < count; at += pages.size()) {
-      const auto part = std::span(pages).first(std::min<std::uint64_t>(pages.size(), count - at));
-      VOLT_TRY(read_exact(pagemap, std::as_writable_bytes(part), (first + at) * sizeof(pages[0]),
-                          "/proc/self/pagemap"));
-      for (std::uint64_t i = 0; i < part.size(); ++i) {
-        if ((part[i] & (kPresent | kSwapped)) != 0) touched.marks_[(at + i) / kPagesPerUnit] = true;
-      }
+Result<std::vector<UnitRun>> touched_units(const vmm::GuestMemory::Region& region) {
+  std::vector<UnitRun> runs;
+  const auto add = [&runs](std::uint64_t offset, std::uint64_t bytes) {
+    const UnitRun run = {offset / kUnit, (offset + bytes + kUnit - 1) / kUnit};
+    if (!runs.empty() && run.first <= runs.back().end) {
+      runs.back().end = std::max(runs.back().end, run.end);
+    } else {
+      runs.push_back(run);
     }
-    for (const vmm::GuestMemory::Range& range : region.backed) {
-      for (std::uint64_t unit = range.offset / kUnit; unit * kUnit < range.offset + range.bytes;
-           ++unit) {
-        touched.marks_[unit] = true;
-      }
+  };
+  std::uint64_t at = 0;
+  const auto add_touched = [&](std::uint64_t until) -> Result<> {
+    const auto part = region.host.bytes().subspan(at, until - at);
+    for (const PageRange& pages : VOLT_TRY(private_pages(part, Behind::kNothing))) {
+      add(at + pages.first * kPageBytes, pages.count * kPageBytes);
     }
-    return touched;
+    return {};
+  };
+  for (const vmm::GuestMemory::Range& range : region.backed) {
+    VOLT_TRY(add_touched(range.offset));
+    add(range.offset, range.bytes);
+    at = range.offset + range.bytes;
   }
-
-  bool operator[](std::uint64_t unit) const { return marks_[unit]; }
-  std::uint64_t size() const { return marks_.size(); }
-
- private:
-  std::vector<bool> marks_;
-};
+  VOLT_TRY(add_touched(region.host.size()));
+  return runs;
+}
 
 struct Gap {
   std::uint64_t offset;
@@ -106,17 +101,18 @@ Result<std::vector<formats::IndexEntry>> write_memory(const vmm::GuestMemory& me
   std::vector<std::byte> unit(kUnit);
   std::uint64_t file_offset = 0;
   for (const vmm::GuestMemory::Region& region : memory.regions()) {
-    const TouchedUnits touched = VOLT_TRY(TouchedUnits::of(region));
-    for (std::uint64_t i = 0; i < touched.size(); ++i) {
-      if (!touched[i]) continue;
-      VOLT_TRY(vmm::check_stop());
-      // Copied first: what is summed is what is written, and a page that cannot be had is an error.
-      VOLT_TRY(guarded_copy(unit, region.host.bytes().subspan(i * kUnit, kUnit)));
-      if (is_zero(unit)) continue;
-      const std::uint64_t place = file_offset + i * kUnit;
-      VOLT_TRY(write_all(file, unit, place, kMemoryFile));
-      entries.push_back(
-          {.unit = region.guest_base / kUnit + i, .sum = formats::xxh128(unit), .place = place});
+    for (const UnitRun& run : VOLT_TRY(touched_units(region))) {
+      for (std::uint64_t i = run.first; i < run.end; ++i) {
+        VOLT_TRY(vmm::check_stop());
+        // Copied first: what is summed is what is written, and a page that cannot be had is an
+        // error.
+        VOLT_TRY(guarded_copy(unit, region.host.bytes().subspan(i * kUnit, kUnit)));
+        if (is_zero(unit)) continue;
+        const std::uint64_t place = file_offset + i * kUnit;
+        VOLT_TRY(write_all(file, unit, place, kMemoryFile));
+        entries.push_back(
+            {.unit = region.guest_base / kUnit + i, .sum = formats::xxh128(unit), .place = place});
+      }
     }
     file_offset += region.host.size();
   }
