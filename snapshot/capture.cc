@@ -79,6 +79,7 @@ Result<Captured> capture(const vmm::Kvm& kvm, Sandbox& sandbox, const Store& sto
   if (options.if_taken == Store::IfTaken::kRefuse && store.exists(reference)) {
     return fail(Code::kConflict, "a snapshot '" + reference.text() + "' exists already");
   }
+  VOLT_TRY(check_unit_bytes(options.unit_bytes));
   const formats::MachineState state = VOLT_TRY(read_state(kvm, sandbox));
   const std::vector<std::byte> state_file = formats::encode(state);
   captured.state_ns = lap();
@@ -86,11 +87,12 @@ Result<Captured> capture(const vmm::Kvm& kvm, Sandbox& sandbox, const Store& sto
   Draft draft = VOLT_TRY(store.begin());
   const vmm::GuestMemory& memory = sandbox.machine().memory();
   const Fd memory_file = VOLT_TRY(draft.create_file(kMemoryFile));
-  Result<std::vector<formats::IndexEntry>> written = write_memory(memory, memory_file);
+  Result<std::vector<formats::IndexEntry>> written =
+      write_memory(memory, options.unit_bytes, memory_file);
   if (!written) return std::unexpected(sandbox.explained(std::move(written).error()));
   const std::vector<formats::IndexEntry>& entries = *written;
   const std::vector<std::byte> index_file =
-      formats::encode_memory_index(entries, formats::kDefaultUnitBytes);
+      formats::encode_memory_index(entries, options.unit_bytes);
   formats::Manifest manifest;
   *manifest.mutable_guest() = sandbox.facts().guest;
   VOLT_TRY(sum_working_set(memory, *manifest.mutable_guest()));
@@ -98,7 +100,7 @@ Result<Captured> capture(const vmm::Kvm& kvm, Sandbox& sandbox, const Store& sto
 
   manifest.set_created_by("volt " VOLT_VERSION);
   manifest.set_created_unix_ns(vmm::wall_clock_ns());
-  *manifest.mutable_memory() = describe_memory(memory, entries);
+  *manifest.mutable_memory() = describe_memory(memory, options.unit_bytes, entries);
   *manifest.mutable_state() = ref_to(state_file);
   *manifest.mutable_index() = ref_to(index_file);
   *manifest.mutable_compatibility() = describe_host(state, VOLT_TRY(sandbox.machine().tsc_khz()));
@@ -117,7 +119,7 @@ Result<Captured> capture(const vmm::Kvm& kvm, Sandbox& sandbox, const Store& sto
   captured.digest = formats::sha256(manifest_file);
   VOLT_TRY(store.publish(std::move(draft), captured.digest, reference, options.if_taken));
   captured.publish_ns = lap();
-  captured.memory_digest = formats::memory_digest(entries, formats::kDefaultUnitBytes);
+  captured.memory_digest = formats::memory_digest(entries, options.unit_bytes);
   captured.stored_bytes = manifest.memory().stored_bytes();
   captured.apparent_bytes = memory.total_bytes();
   return captured;

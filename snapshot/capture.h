@@ -6,6 +6,7 @@
 #include <string>
 
 #include "formats/digest.h"
+#include "formats/memory_index.h"
 #include "snapshot/sandbox.h"
 #include "snapshot/store.h"
 
@@ -14,6 +15,8 @@ namespace volt::snapshot {
 struct CaptureOptions {
   std::map<std::string, std::string> labels;
   Store::IfTaken if_taken = Store::IfTaken::kRefuse;
+  // What memory is summed and faulted in by: a power of two from 4 KiB to 2 MiB.
+  std::uint64_t unit_bytes = formats::kDefaultUnitBytes;
 };
 
 struct Captured {

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <functional>
 
@@ -14,8 +15,6 @@
 
 namespace volt::snapshot {
 namespace {
-
-constexpr std::uint64_t kUnit = formats::kDefaultUnitBytes;
 
 bool is_zero(std::span<const std::byte> bytes) {
   return bytes[0] == std::byte{0} &&
@@ -31,10 +30,11 @@ struct UnitRun {
 // Which units of a region may hold something: those with content behind them, and those in which
 // this process has a page. The rest is anonymous memory nobody has touched, and must not be read:
 // reading would fill the page tables of a mostly empty guest.
-Result<std::vector<UnitRun>> touched_units(const vmm::GuestMemory::Region& region) {
+Result<std::vector<UnitRun>> touched_units(const vmm::GuestMemory::Region& region,
+                                           std::uint64_t unit_bytes) {
   std::vector<UnitRun> runs;
-  const auto add = [&runs](std::uint64_t offset, std::uint64_t bytes) {
-    const UnitRun run = {offset / kUnit, (offset + bytes + kUnit - 1) / kUnit};
+  const auto add = [&](std::uint64_t offset, std::uint64_t bytes) {
+    const UnitRun run = {offset / unit_bytes, (offset + bytes + unit_bytes - 1) / unit_bytes};
     if (!runs.empty() && run.first <= runs.back().end) {
       runs.back().end = std::max(runs.back().end, run.end);
     } else {
@@ -58,13 +58,26 @@ Result<std::vector<UnitRun>> touched_units(const vmm::GuestMemory::Region& regio
   return runs;
 }
 
+// A unit belongs to one region.
+Result<> check_units(const vmm::GuestMemory& memory, std::uint64_t unit_bytes) {
+  VOLT_TRY(check_unit_bytes(unit_bytes));
+  for (const vmm::GuestMemory::Region& region : memory.regions()) {
+    if (region.guest_base % unit_bytes != 0 || region.host.size() % unit_bytes != 0) {
+      return fail(Code::kInvalid, "unit size " + std::to_string(unit_bytes) +
+                                      ": a region of the guest's memory is not whole units");
+    }
+  }
+  return {};
+}
+
 struct Gap {
   std::uint64_t offset;
   std::uint64_t bytes;
 };
 
 // The zero runs of the memory file that a manifest leaves out: the longest few, in file order.
-std::vector<Gap> longest_gaps(std::span<const formats::IndexEntry> entries, std::uint64_t total) {
+std::vector<Gap> longest_gaps(std::span<const formats::IndexEntry> entries,
+                              std::uint64_t unit_bytes, std::uint64_t total) {
   std::vector<Gap> gaps;
   std::uint64_t at = 0;
   const auto add = [&](std::uint64_t until) {
@@ -72,7 +85,7 @@ std::vector<Gap> longest_gaps(std::span<const formats::IndexEntry> entries, std:
   };
   for (const formats::IndexEntry& entry : entries) {
     add(entry.place);
-    at = entry.place + kUnit;
+    at = entry.place + unit_bytes;
   }
   add(total);
   std::ranges::sort(gaps, std::greater<>(), &Gap::bytes);
@@ -95,23 +108,34 @@ void add_data(formats::v1::Memory& message, std::uint64_t from, std::uint64_t to
 
 }  // namespace
 
+Result<> check_unit_bytes(std::uint64_t unit_bytes) {
+  if (std::has_single_bit(unit_bytes) && unit_bytes >= formats::kMinUnitBytes &&
+      unit_bytes <= formats::kMaxUnitBytes) {
+    return {};
+  }
+  return fail(Code::kInvalid, "unit size " + std::to_string(unit_bytes) +
+                                  ": not a power of two from 4 KiB to 2 MiB");
+}
+
 Result<std::vector<formats::IndexEntry>> write_memory(const vmm::GuestMemory& memory,
-                                                      const Fd& file) {
+                                                      std::uint64_t unit_bytes, const Fd& file) {
+  VOLT_TRY(check_units(memory, unit_bytes));
   std::vector<formats::IndexEntry> entries;
-  std::vector<std::byte> unit(kUnit);
+  std::vector<std::byte> unit(unit_bytes);
   std::uint64_t file_offset = 0;
   for (const vmm::GuestMemory::Region& region : memory.regions()) {
-    for (const UnitRun& run : VOLT_TRY(touched_units(region))) {
+    for (const UnitRun& run : VOLT_TRY(touched_units(region, unit_bytes))) {
       for (std::uint64_t i = run.first; i < run.end; ++i) {
         VOLT_TRY(vmm::check_stop());
         // Copied first: what is summed is what is written, and a page that cannot be had is an
         // error.
-        VOLT_TRY(guarded_copy(unit, region.host.bytes().subspan(i * kUnit, kUnit)));
+        VOLT_TRY(guarded_copy(unit, region.host.bytes().subspan(i * unit_bytes, unit_bytes)));
         if (is_zero(unit)) continue;
-        const std::uint64_t place = file_offset + i * kUnit;
+        const std::uint64_t place = file_offset + i * unit_bytes;
         VOLT_TRY(write_all(file, unit, place, kMemoryFile));
-        entries.push_back(
-            {.unit = region.guest_base / kUnit + i, .sum = formats::xxh128(unit), .place = place});
+        entries.push_back({.unit = region.guest_base / unit_bytes + i,
+                           .sum = formats::xxh128(unit),
+                           .place = place});
       }
     }
     file_offset += region.host.size();
@@ -122,7 +146,7 @@ Result<std::vector<formats::IndexEntry>> write_memory(const vmm::GuestMemory& me
   return entries;
 }
 
-formats::v1::Memory describe_memory(const vmm::GuestMemory& memory,
+formats::v1::Memory describe_memory(const vmm::GuestMemory& memory, std::uint64_t unit_bytes,
                                     std::span<const formats::IndexEntry> entries) {
   formats::v1::Memory message;
   std::uint64_t file_offset = 0;
@@ -133,13 +157,13 @@ formats::v1::Memory describe_memory(const vmm::GuestMemory& memory,
     to.set_file_offset(file_offset);
     file_offset += region.host.size();
   }
-  message.set_unit_bytes(kUnit);
-  message.set_stored_bytes(entries.size() * kUnit);
-  const formats::Sha256 digest = formats::memory_digest(entries, kUnit);
+  message.set_unit_bytes(unit_bytes);
+  message.set_stored_bytes(entries.size() * unit_bytes);
+  const formats::Sha256 digest = formats::memory_digest(entries, unit_bytes);
   message.set_digest(digest.data(), digest.size());
 
   std::uint64_t at = 0;
-  for (const Gap& gap : longest_gaps(entries, file_offset)) {
+  for (const Gap& gap : longest_gaps(entries, unit_bytes, file_offset)) {
     add_data(message, at, gap.offset);
     at = gap.offset + gap.bytes;
   }

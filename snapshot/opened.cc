@@ -14,9 +14,10 @@
 namespace volt::snapshot {
 namespace {
 
-// An index is held in memory whole while its entries are in use: enough for 2 TiB of data.
+// An index is held in memory whole while its entries are in use: enough for 2 TiB of data in units
+// of 64 KiB, and for 128 GiB in the smallest.
 constexpr std::uint64_t kMaxIndexBytes = std::uint64_t{1} << 30;
-// One of up to this size is checked whole by everyone who opens it, for 6 us per 64 MiB of data:
+// One of up to this size is checked whole by everyone who opens it, for 6 us per 1,024 units:
 // damage is found even where no entry is used. Beyond, opening must not grow with the guest.
 constexpr std::uint64_t kCheckedWhole = 256 << 10;
 constexpr std::size_t kHeadOnly = formats::kIndexHeadBytes;

@@ -39,10 +39,6 @@ Result<> check_layout(const formats::v1::Memory& memory) {
     return fail(Code::kUnsupported,
                 "manifest: memory.regions: no guest of this build has such memory");
   }
-  if (memory.unit_bytes() != formats::kDefaultUnitBytes) {
-    return fail(Code::kUnsupported, "manifest: memory.unit_bytes: this build uses " +
-                                        std::to_string(formats::kDefaultUnitBytes));
-  }
   return {};
 }
 

@@ -5,6 +5,7 @@
 
 #include "formats/manifest.h"
 #include "snapshot/capture.h"
+#include "snapshot/memory_writer.h"
 #include "snapshot/restore.h"
 #include "tools/commands.h"
 #include "tools/context.h"
@@ -24,6 +25,7 @@ constexpr Option kOptions[] = {
     {"--after", "'FUNCTION ARGS'", "call this after boot, before capture; may be repeated"},
     {"--from", "REF", "capture a clone of this snapshot instead of a fresh boot"},
     {"--label", "K=V", "keep this with the snapshot; may be repeated"},
+    {"--unit", "SIZE", "what memory is summed and fetched by: 4K to 2M, a power of two (64K)"},
     {"--replace", "", "take the name over if a snapshot has it already"},
     kTimeoutOption,
 };
@@ -91,6 +93,8 @@ Result<> check_label(std::string_view text, std::string_view key, std::string_vi
 
 Result<snapshot::CaptureOptions> capture_options(const Arguments& arguments) {
   snapshot::CaptureOptions options;
+  options.unit_bytes = VOLT_TRY(arguments.size("--unit", options.unit_bytes));
+  VOLT_TRY_IN("--unit", snapshot::check_unit_bytes(options.unit_bytes));
   if (arguments.has("--replace")) options.if_taken = snapshot::Store::IfTaken::kReplace;
   for (const std::string& label : arguments.all("--label")) {
     const std::size_t equals = label.find('=');

@@ -74,6 +74,20 @@ class CreateTest(CliTest):
         self.assertEqual((second["stored_bytes"], second["apparent_bytes"]),
                          (first["stored_bytes"], first["apparent_bytes"]))
 
+    def test_units_of_any_size_are_shown_and_restored(self):
+        digests = set()
+        for size, unit in (("4K", 4096), ("65536", 65536), ("2M", 2 << 20)):
+            made = self.create("demo", "--unit", size, "--replace")
+            memory = self.document("snapshot", "inspect", "demo")["memory"]
+            self.assertEqual(memory["unit_bytes"], unit)
+            self.assertEqual(made["stored_bytes"] % unit, 0)
+            item = self.document("snapshot", "verify", "--deep", "demo")["items"][0]
+            self.assertEqual(item["units_checked"], made["stored_bytes"] // unit)
+            for loader in LOADERS:
+                self.ok("snapshot", "restore", "demo", "--verify", "--loader", loader)
+            digests.add(made["memory_digest"])
+        self.assertEqual(len(digests), 3)
+
     def test_a_taken_name_is_kept_unless_replace_is_said(self):
         first = self.create("demo")
         before = self.left_behind()
