@@ -16,48 +16,6 @@
 namespace volt::snapshot {
 namespace {
 
-bool is_zero(std::span<const std::byte> bytes) {
-  return bytes[0] == std::byte{0} &&
-         std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0;
-}
-
-// Units of a region, counted from its start.
-struct UnitRun {
-  std::uint64_t first;
-  std::uint64_t end;
-};
-
-// Which units of a region may hold something: those with content behind them, and those in which
-// this process has a page. The rest is anonymous memory nobody has touched, and must not be read:
-// reading would fill the page tables of a mostly empty guest.
-Result<std::vector<UnitRun>> touched_units(const vmm::GuestMemory::Region& region,
-                                           std::uint64_t unit_bytes) {
-  std::vector<UnitRun> runs;
-  const auto add = [&](std::uint64_t offset, std::uint64_t bytes) {
-    const UnitRun run = {offset / unit_bytes, (offset + bytes + unit_bytes - 1) / unit_bytes};
-    if (!runs.empty() && run.first <= runs.back().end) {
-      runs.back().end = std::max(runs.back().end, run.end);
-    } else {
-      runs.push_back(run);
-    }
-  };
-  std::uint64_t at = 0;
-  const auto add_touched = [&](std::uint64_t until) -> Result<> {
-    const auto part = region.host.bytes().subspan(at, until - at);
-    for (const PageRange& pages : VOLT_TRY(private_pages(part, Behind::kNothing))) {
-      add(at + pages.first * kPageBytes, pages.count * kPageBytes);
-    }
-    return {};
-  };
-  for (const vmm::GuestMemory::Range& range : region.backed) {
-    VOLT_TRY(add_touched(range.offset));
-    add(range.offset, range.bytes);
-    at = range.offset + range.bytes;
-  }
-  VOLT_TRY(add_touched(region.host.size()));
-  return runs;
-}
-
 // A unit belongs to one region.
 Result<> check_units(const vmm::GuestMemory& memory, std::uint64_t unit_bytes) {
   VOLT_TRY(check_unit_bytes(unit_bytes));
@@ -117,25 +75,79 @@ Result<> check_unit_bytes(std::uint64_t unit_bytes) {
                                   ": not a power of two from 4 KiB to 2 MiB");
 }
 
+bool is_zero(std::span<const std::byte> bytes) {
+  return bytes[0] == std::byte{0} &&
+         std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0;
+}
+
+void UnitRuns::add(std::uint64_t offset, std::uint64_t bytes) {
+  const UnitRun run = {offset / unit_bytes_, (offset + bytes + unit_bytes_ - 1) / unit_bytes_};
+  if (!runs_.empty() && run.first >= runs_.back().first && run.first <= runs_.back().end) {
+    runs_.back().end = std::max(runs_.back().end, run.end);
+  } else {
+    runs_.push_back(run);
+  }
+}
+
+std::vector<UnitRun> UnitRuns::take() {
+  std::ranges::sort(runs_, std::less<>(), &UnitRun::first);
+  std::vector<UnitRun> merged;
+  for (const UnitRun& run : runs_) {
+    if (!merged.empty() && run.first <= merged.back().end) {
+      merged.back().end = std::max(merged.back().end, run.end);
+    } else {
+      merged.push_back(run);
+    }
+  }
+  runs_.clear();
+  return merged;
+}
+
+Result<std::vector<UnitRun>> OwnUnits::units(const vmm::GuestMemory::Region& region) {
+  region_ = region.host.bytes();
+  UnitRuns runs(unit_bytes_);
+  std::uint64_t at = 0;
+  const auto add_touched = [&](std::uint64_t until) -> Result<> {
+    for (const PageRange& pages :
+         VOLT_TRY(private_pages(region_.subspan(at, until - at), Behind::kNothing))) {
+      runs.add(at + pages.first * kPageBytes, pages.count * kPageBytes);
+    }
+    return {};
+  };
+  for (const vmm::GuestMemory::Range& range : region.backed) {
+    VOLT_TRY(add_touched(range.offset));
+    runs.add(range.offset, range.bytes);
+    at = range.offset + range.bytes;
+  }
+  VOLT_TRY(add_touched(region_.size()));
+  return runs.take();
+}
+
+Result<std::optional<formats::Xxh128>> OwnUnits::read(std::uint64_t unit,
+                                                      std::span<std::byte> into) {
+  // Copied first: what is summed is what is written, and a page that cannot be had is an error.
+  VOLT_TRY(guarded_copy(into, region_.subspan(unit * unit_bytes_, unit_bytes_)));
+  if (is_zero(into)) return std::nullopt;
+  return formats::xxh128(into);
+}
+
 Result<std::vector<formats::IndexEntry>> write_memory(const vmm::GuestMemory& memory,
-                                                      std::uint64_t unit_bytes, const Fd& file) {
+                                                      UnitSource& source, std::uint64_t unit_bytes,
+                                                      const Fd& file) {
   VOLT_TRY(check_units(memory, unit_bytes));
   std::vector<formats::IndexEntry> entries;
   std::vector<std::byte> unit(unit_bytes);
   std::uint64_t file_offset = 0;
   for (const vmm::GuestMemory::Region& region : memory.regions()) {
-    for (const UnitRun& run : VOLT_TRY(touched_units(region, unit_bytes))) {
+    for (const UnitRun& run : VOLT_TRY(source.units(region))) {
       for (std::uint64_t i = run.first; i < run.end; ++i) {
         VOLT_TRY(vmm::check_stop());
-        // Copied first: what is summed is what is written, and a page that cannot be had is an
-        // error.
-        VOLT_TRY(guarded_copy(unit, region.host.bytes().subspan(i * unit_bytes, unit_bytes)));
-        if (is_zero(unit)) continue;
+        const auto sum = VOLT_TRY(source.read(i, unit));
+        if (!sum) continue;
         const std::uint64_t place = file_offset + i * unit_bytes;
         VOLT_TRY(write_all(file, unit, place, kMemoryFile));
-        entries.push_back({.unit = region.guest_base / unit_bytes + i,
-                           .sum = formats::xxh128(unit),
-                           .place = place});
+        entries.push_back(
+            {.unit = region.guest_base / unit_bytes + i, .sum = *sum, .place = place});
       }
     }
     file_offset += region.host.size();
@@ -144,6 +156,17 @@ Result<std::vector<formats::IndexEntry>> write_memory(const vmm::GuestMemory& me
     return sys_error("ftruncate", kMemoryFile);
   }
   return entries;
+}
+
+Result<std::uint64_t> place_of(const vmm::GuestMemory& memory, std::uint64_t address) {
+  const std::span<std::byte> host = VOLT_TRY(memory.at(address, 1));
+  std::uint64_t file_offset = 0;
+  for (const vmm::GuestMemory::Region& region : memory.regions()) {
+    const auto into = static_cast<std::uint64_t>(host.data() - region.host.data());
+    if (into < region.host.size()) return file_offset + into;
+    file_offset += region.host.size();
+  }
+  return fail(Code::kInvalid, "guest memory: no region has what is RAM");
 }
 
 formats::v1::Memory describe_memory(const vmm::GuestMemory& memory, std::uint64_t unit_bytes,

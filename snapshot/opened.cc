@@ -131,7 +131,7 @@ Result<> OpenedSnapshot::open_files(const Reference& reference, Index index) {
 Result<> OpenedSnapshot::open_index(Index index) {
   const formats::v1::FileRef& ref = manifest_.index();
   VOLT_TRY(check_claim(kIndexFile, ref, max_index_bytes(manifest_.memory())));
-  const Fd file = VOLT_TRY(open_at(dir_.get(), kIndexFile, O_RDONLY));
+  Fd file = VOLT_TRY(open_at(dir_.get(), kIndexFile, O_RDONLY));
   const std::uint64_t size = VOLT_TRY(file_size(file, kIndexFile));
   if (size != ref.size_bytes()) return wrong_size(kIndexFile, size, ref);
   const bool small = size <= kCheckedWhole;
@@ -142,10 +142,26 @@ Result<> OpenedSnapshot::open_index(Index index) {
       head.unit_bytes != manifest_.memory().unit_bytes()) {
     return fail(Code::kCorrupt, "index: digest: it is not the one the manifest names");
   }
-  if (!small && index == Index::kHead) return {};
+  if (!small && index == Index::kHead) {
+    index_file_ = std::move(file);
+    return {};
+  }
   index_ =
       std::make_unique<formats::MemoryIndex>(VOLT_TRY(formats::MemoryIndex::open(index_bytes_)));
   return small ? check_blocks() : Result<>{};
+}
+
+Result<WholeIndex> OpenedSnapshot::whole_index() const {
+  if (index_ != nullptr) return WholeIndex{{}, {}, index_.get()};
+  WholeIndex whole = {std::vector<std::byte>(manifest_.index().size_bytes()), {}, nullptr};
+  VOLT_TRY(read_exact(index_file_, whole.bytes, 0, kIndexFile));
+  if (!std::ranges::equal(index_bytes_, std::span(whole.bytes).first(kHeadOnly))) {
+    return fail(Code::kCorrupt, "index: it changed since it was opened");
+  }
+  whole.own =
+      std::make_unique<formats::MemoryIndex>(VOLT_TRY(formats::MemoryIndex::open(whole.bytes)));
+  whole.index = whole.own.get();
+  return whole;
 }
 
 // Looking at the first entry of a block checks the block.
@@ -180,8 +196,7 @@ Result<> OpenedSnapshot::read_unit(const formats::IndexEntry& entry,
   return {};
 }
 
-Result<> OpenedSnapshot::check_agreement() const {
-  const formats::MemoryIndex& index = *index_;
+Result<> OpenedSnapshot::check_agreement(const formats::MemoryIndex& index) const {
   const formats::v1::Memory& memory = manifest_.memory();
   if (index.entry_count() * index.unit_bytes() != memory.stored_bytes()) {
     return fail(Code::kCorrupt, "manifest: memory.stored_bytes: the index holds " +
@@ -200,6 +215,19 @@ Result<> OpenedSnapshot::check_agreement() const {
     });
     if (!in_extent) return fail(Code::kCorrupt, where + "place: in no extent of the manifest");
   }
+  return {};
+}
+
+Result<> OpenedSnapshot::check_zeros(const formats::MemoryIndex& index) const {
+  std::vector<std::byte> buffer(index.unit_bytes());
+  std::uint64_t end = 0;  // of what has been looked at
+  for (std::uint64_t i = 0; i < index.entry_count(); ++i) {
+    VOLT_TRY(vmm::check_stop());
+    const formats::IndexEntry entry = VOLT_TRY(index.at(i));
+    static_cast<void>(VOLT_TRY(check_zero(memory_, end, entry.place, buffer)));
+    end = entry.place + buffer.size();
+  }
+  static_cast<void>(VOLT_TRY(check_zero(memory_, end, memory_bytes(), buffer)));
   return {};
 }
 

@@ -21,6 +21,13 @@ struct Verified {
   std::uint64_t bytes_read = 0;
 };
 
+// Every entry of an index, and the bytes they are read from where this alone holds them.
+struct WholeIndex {
+  std::vector<std::byte> bytes;
+  std::unique_ptr<formats::MemoryIndex> own;
+  const formats::MemoryIndex* index;
+};
+
 class OpenedSnapshot {
  public:
   enum class Index {
@@ -34,6 +41,9 @@ class OpenedSnapshot {
   const formats::Manifest& manifest() const { return manifest_; }
   const formats::MachineState& state() const { return state_; }
   const formats::MemoryIndex& index() const { return *index_; }
+  // index() as long as this lives, whatever was opened: what is not held is read now, also when the
+  // snapshot was removed meanwhile.
+  Result<WholeIndex> whole_index() const;
   const Fd& memory() const { return memory_; }
   const formats::Sha256& digest() const { return digest_; }
   const Fd& directory() const { return dir_; }
@@ -46,7 +56,10 @@ class OpenedSnapshot {
   // Reads unit `entry` into `into` and checks its sum; kCorrupt names file, unit and place.
   Result<> read_unit(const formats::IndexEntry& entry, std::span<std::byte> into) const;
   // Entries, extents and stored bytes say the same thing three times; they must agree.
-  Result<> check_agreement() const;
+  Result<> check_agreement() const { return check_agreement(*index_); }
+  Result<> check_agreement(const formats::MemoryIndex& index) const;
+  // What the index calls zero is zero in the memory file, which loader map shows to a guest.
+  Result<> check_zeros(const formats::MemoryIndex& index) const;
   // That, every unit's sum, and that what the index calls zero is zero: loader map shows both to a
   // guest.
   Result<Verified> check_memory() const;
@@ -64,6 +77,7 @@ class OpenedSnapshot {
   formats::MachineState state_;
   std::vector<std::byte> index_bytes_;
   std::unique_ptr<formats::MemoryIndex> index_;  // reads index_bytes_
+  Fd index_file_;                                // open where index_ is not
 };
 
 }  // namespace volt::snapshot

@@ -73,6 +73,18 @@ class CreateTest(CliTest):
         self.assertEqual(second["memory_digest"], first["memory_digest"])
         self.assertEqual((second["stored_bytes"], second["apparent_bytes"]),
                          (first["stored_bytes"], first["apparent_bytes"]))
+        self.assertEqual(second["units"], {"taken_over": first["stored_bytes"] // 65536,
+                                           "equal": 0, "changed": 0})
+
+    def test_a_clone_is_captured_in_its_parents_units_unless_told(self):
+        self.create("first", "--unit", "8K")
+        for words, unit in (((), 8192), (("--unit", "128K"), 131072)):
+            self.document("snapshot", "create", "--name", "second", "--from", "first",
+                          "--replace", "--after", "put 5 99", *words)
+            seen = self.document("snapshot", "inspect", "second")
+            self.assertEqual(seen["memory"]["unit_bytes"], unit)
+            self.assertEqual(value_of(self.document("call", "second", "get", "5")), 99)
+            self.ok("snapshot", "restore", "second", "--verify")
 
     def test_units_of_any_size_are_shown_and_restored(self):
         digests = set()
