@@ -3,9 +3,11 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "formats/digest.h"
+#include "snapshot/clone_pages.h"
 #include "snapshot/sandbox.h"
 #include "snapshot/storage.h"
 #include "snapshot/store.h"
@@ -17,6 +19,9 @@ struct CaptureOptions {
   Store::IfTaken if_taken = Store::IfTaken::kRefuse;
   Storage storage = Storage::kRaw;
   PackOptions pack;
+  // What memory is summed and fetched by, a power of two from 4 KiB to 2 MiB; without it the size
+  // of the snapshot that the sandbox came from, or 64 KiB.
+  std::optional<std::uint64_t> unit_bytes;
 };
 
 struct Captured {
@@ -25,14 +30,19 @@ struct Captured {
   std::uint64_t stored_bytes = 0;      // what its memory takes on disk, besides what is shared
   std::uint64_t data_bytes = 0;        // what of its memory is not zero
   std::uint64_t apparent_bytes = 0;    // what its memory is
+  UnitCounts units;                    // how its memory compares with the parent's
   std::uint64_t state_ns = 0;          // bringing the CPUs to rest and reading them
   std::uint64_t memory_ns = 0;         // finding, summing and writing what is not zero
   std::uint64_t publish_ns = 0;        // making it durable and visible
 };
 
-// The sandbox must be between calls. Sums are taken of what its memory holds now: restore a clone
-// that is to be captured with Verify::kEverythingFirst, or damage it was mapped from gets valid
-// sums. Whatever goes wrong, nothing is left behind and the sandbox may go on.
+// The sandbox must be between calls. Of a clone that shows its parent's pages (loaders map and
+// uffd) only what it wrote is read through its memory; the rest is read from the parent's files and
+// checked there, so no page is fetched into the clone, and damage in the parent ends the capture
+// instead of getting valid sums. (Under map the guest may have seen damage meanwhile: nobody checks
+// what it reads, and if the files are whole again by now nobody will know.) All memory of any other
+// sandbox is read and summed as it is. Whatever goes wrong, nothing is left behind and the sandbox
+// may go on.
 Result<Captured> capture(const vmm::Kvm& kvm, Sandbox& sandbox, const Store& store,
                          const Reference& reference, const CaptureOptions& options);
 

@@ -46,18 +46,21 @@ Result<std::uint64_t> check_units(const OpenedSnapshot& snapshot) {
   VOLT_TRY(for_each_unit(snapshot, default_threads(), check));
   std::uint64_t bytes = 0;
   for (std::uint64_t i = 0; i < snapshot.index().entry_count(); ++i) {
-    const UnitPlace place = VOLT_TRY(place_of(snapshot, i));
+    const UnitPlace place = VOLT_TRY(place_of(snapshot, snapshot.index(), i));
     bytes += place.stored_bytes;
   }
   return bytes;
 }
 
-Result<std::uint64_t> check_gaps(const OpenedSnapshot& snapshot) {
-  const formats::MemoryIndex& index = snapshot.index();
+}  // namespace
+
+Result<std::uint64_t> check_gaps(const OpenedSnapshot& snapshot,
+                                 const formats::MemoryIndex& index) {
   std::vector<std::byte> buffer(index.unit_bytes());
   std::uint64_t read = 0;
   std::uint64_t end = 0;  // of what has been looked at
   for (std::uint64_t i = 0; i < index.entry_count(); ++i) {
+    VOLT_TRY(vmm::check_stop());
     const formats::IndexEntry entry = VOLT_TRY(index.at(i));
     read += VOLT_TRY(check_zero(snapshot.memory(), end, entry.place, buffer));
     end = entry.place + index.unit_bytes();
@@ -66,14 +69,12 @@ Result<std::uint64_t> check_gaps(const OpenedSnapshot& snapshot) {
   return read;
 }
 
-}  // namespace
-
 Result<Verified> check_memory(const OpenedSnapshot& snapshot) {
   VOLT_TRY(snapshot.check_agreement());
   Verified verified;
   verified.bytes_read = VOLT_TRY(check_units(snapshot));
   verified.units = snapshot.index().entry_count();
-  if (snapshot.is_raw()) verified.bytes_read += VOLT_TRY(check_gaps(snapshot));
+  if (snapshot.is_raw()) verified.bytes_read += VOLT_TRY(check_gaps(snapshot, snapshot.index()));
   return verified;
 }
 

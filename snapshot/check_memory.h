@@ -16,4 +16,7 @@ struct Verified {
 // the index calls zero is zero: loader map shows both to a guest.
 Result<Verified> check_memory(const OpenedSnapshot& snapshot);
 
+// That what the index calls zero is zero in the raw memory file; tells how much was read.
+Result<std::uint64_t> check_gaps(const OpenedSnapshot& snapshot, const formats::MemoryIndex& index);
+
 }  // namespace volt::snapshot

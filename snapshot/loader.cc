@@ -5,8 +5,8 @@
 #include <algorithm>
 
 #include "snapshot/ordered_work.h"
+#include "snapshot/snapshot_source.h"
 #include "snapshot/unit_reader.h"
-#include "snapshot/unit_source.h"
 
 namespace volt::snapshot {
 namespace {
@@ -87,8 +87,8 @@ Result<LoadedMemory> load_uffd(const std::shared_ptr<const OpenedSnapshot>& snap
                                const uffd::FaultOptions& faults) {
   auto image =
       VOLT_TRY(uffd::SharedImage::create(snapshot->memory_bytes(), snapshot->index().unit_bytes()));
-  std::shared_ptr<uffd::FaultServer> server = VOLT_TRY(
-      uffd::FaultServer::start(std::move(image), std::make_unique<UnitSource>(snapshot), faults));
+  std::shared_ptr<uffd::FaultServer> server = VOLT_TRY(uffd::FaultServer::start(
+      std::move(image), std::make_unique<SnapshotSource>(snapshot), faults));
   GuestMemory memory = VOLT_TRY(map_regions(*snapshot, server->image_fd(), "image"));
   uffd::Userfaultfd uffd = VOLT_TRY(uffd::Userfaultfd::open());
   std::vector<uffd::View> views;

@@ -1,12 +1,13 @@
 #include "snapshot/memory_writer.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <functional>
 
+#include "snapshot/private_pages.h"
 #include "snapshot/store.h"
 #include "vmm/interrupt.h"
 #include "vmm/os/fault_guard.h"
@@ -15,53 +16,17 @@
 namespace volt::snapshot {
 namespace {
 
-constexpr std::uint64_t kUnit = formats::kDefaultUnitBytes;
-constexpr std::uint64_t kPage = 4096;
-constexpr std::uint64_t kPagesPerUnit = kUnit / kPage;
-// Bits of a /proc/self/pagemap entry.
-constexpr std::uint64_t kPresent = std::uint64_t{1} << 63;
-constexpr std::uint64_t kSwapped = std::uint64_t{1} << 62;
-
-bool is_zero(std::span<const std::byte> bytes) {
-  return bytes[0] == std::byte{0} &&
-         std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0;
-}
-
-// Which units of a region may hold something: those with content behind them, and those in which
-// this process has a page. The rest is anonymous memory nobody has touched, and must not be read:
-// reading would fill the page tables of a mostly empty guest.
-class TouchedUnits {
- public:
-  static Result<TouchedUnits> of(const vmm::GuestMemory::Region& region) {
-    TouchedUnits touched;
-    touched.marks_.resize(region.host.size() / kUnit);
-    const Fd pagemap = VOLT_TRY(open_at(AT_FDCWD, "/proc/self/pagemap", O_RDONLY));
-    std::vector<std::uint64_t> pages(kPagesPerUnit * 512);
-    const std::uint64_t first = reinterpret_cast<std::uintptr_t>(region.host.data()) / kPage;
-    const std::uint64_t count = region.host.size() / kPage;
-    for (std::uint64_t at = 0; at < count; at += pages.size()) {
-      const auto part = std::span(pages).first(std::min<std::uint64_t>(pages.size(), count - at));
-      VOLT_TRY(read_exact(pagemap, std::as_writable_bytes(part), (first + at) * sizeof(pages[0]),
-                          "/proc/self/pagemap"));
-      for (std::uint64_t i = 0; i < part.size(); ++i) {
-        if ((part[i] & (kPresent | kSwapped)) != 0) touched.marks_[(at + i) / kPagesPerUnit] = true;
-      }
+// A unit belongs to one region.
+Result<> check_units(const vmm::GuestMemory& memory, std::uint64_t unit_bytes) {
+  VOLT_TRY(check_unit_bytes(unit_bytes));
+  for (const vmm::GuestMemory::Region& region : memory.regions()) {
+    if (region.guest_base % unit_bytes != 0 || region.host.size() % unit_bytes != 0) {
+      return fail(Code::kInvalid, "unit size " + std::to_string(unit_bytes) +
+                                      ": a region of the guest's memory is not whole units");
     }
-    for (const vmm::GuestMemory::Range& range : region.backed) {
-      for (std::uint64_t unit = range.offset / kUnit; unit * kUnit < range.offset + range.bytes;
-           ++unit) {
-        touched.marks_[unit] = true;
-      }
-    }
-    return touched;
   }
-
-  bool operator[](std::uint64_t unit) const { return marks_[unit]; }
-  std::uint64_t size() const { return marks_.size(); }
-
- private:
-  std::vector<bool> marks_;
-};
+  return {};
+}
 
 struct Gap {
   std::uint64_t offset;
@@ -69,7 +34,8 @@ struct Gap {
 };
 
 // The zero runs of the memory file that a manifest leaves out: the longest few, in file order.
-std::vector<Gap> longest_gaps(std::span<const formats::IndexEntry> entries, std::uint64_t total) {
+std::vector<Gap> longest_gaps(std::span<const formats::IndexEntry> entries,
+                              std::uint64_t unit_bytes, std::uint64_t total) {
   std::vector<Gap> gaps;
   std::uint64_t at = 0;
   const auto add = [&](std::uint64_t until) {
@@ -77,7 +43,7 @@ std::vector<Gap> longest_gaps(std::span<const formats::IndexEntry> entries, std:
   };
   for (const formats::IndexEntry& entry : entries) {
     add(entry.place);
-    at = entry.place + kUnit;
+    at = entry.place + unit_bytes;
   }
   add(total);
   std::ranges::sort(gaps, std::greater<>(), &Gap::bytes);
@@ -100,23 +66,89 @@ void add_data(formats::v1::Memory& message, std::uint64_t from, std::uint64_t to
 
 }  // namespace
 
+Result<> check_unit_bytes(std::uint64_t unit_bytes) {
+  if (std::has_single_bit(unit_bytes) && unit_bytes >= formats::kMinUnitBytes &&
+      unit_bytes <= formats::kMaxUnitBytes) {
+    return {};
+  }
+  return fail(Code::kInvalid, "unit size " + std::to_string(unit_bytes) +
+                                  ": not a power of two from 4 KiB to 2 MiB");
+}
+
+bool is_zero(std::span<const std::byte> bytes) {
+  return bytes[0] == std::byte{0} &&
+         std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0;
+}
+
+void UnitRuns::add(std::uint64_t offset, std::uint64_t bytes) {
+  const UnitRun run = {offset / unit_bytes_, (offset + bytes + unit_bytes_ - 1) / unit_bytes_};
+  if (!runs_.empty() && run.first >= runs_.back().first && run.first <= runs_.back().end) {
+    runs_.back().end = std::max(runs_.back().end, run.end);
+  } else {
+    runs_.push_back(run);
+  }
+}
+
+std::vector<UnitRun> UnitRuns::take() {
+  std::ranges::sort(runs_, std::less<>(), &UnitRun::first);
+  std::vector<UnitRun> merged;
+  for (const UnitRun& run : runs_) {
+    if (!merged.empty() && run.first <= merged.back().end) {
+      merged.back().end = std::max(merged.back().end, run.end);
+    } else {
+      merged.push_back(run);
+    }
+  }
+  runs_.clear();
+  return merged;
+}
+
+Result<std::vector<UnitRun>> OwnUnits::units(const vmm::GuestMemory::Region& region) {
+  region_ = region.host.bytes();
+  UnitRuns runs(unit_bytes_);
+  std::uint64_t at = 0;
+  const auto add_touched = [&](std::uint64_t until) -> Result<> {
+    for (const PageRange& pages :
+         VOLT_TRY(private_pages(region_.subspan(at, until - at), Behind::kNothing))) {
+      runs.add(at + pages.first * kPageBytes, pages.count * kPageBytes);
+    }
+    return {};
+  };
+  for (const vmm::GuestMemory::Range& range : region.backed) {
+    VOLT_TRY(add_touched(range.offset));
+    runs.add(range.offset, range.bytes);
+    at = range.offset + range.bytes;
+  }
+  VOLT_TRY(add_touched(region_.size()));
+  return runs.take();
+}
+
+Result<std::optional<formats::Xxh128>> OwnUnits::read(std::uint64_t unit,
+                                                      std::span<std::byte> into) {
+  // Copied first: what is summed is what is written, and a page that cannot be had is an error.
+  VOLT_TRY(guarded_copy(into, region_.subspan(unit * unit_bytes_, unit_bytes_)));
+  if (is_zero(into)) return std::nullopt;
+  return formats::xxh128(into);
+}
+
 Result<std::vector<formats::IndexEntry>> write_memory(const vmm::GuestMemory& memory,
+                                                      UnitSource& source, std::uint64_t unit_bytes,
                                                       const Fd& file) {
+  VOLT_TRY(check_units(memory, unit_bytes));
   std::vector<formats::IndexEntry> entries;
-  std::vector<std::byte> unit(kUnit);
+  std::vector<std::byte> unit(unit_bytes);
   std::uint64_t file_offset = 0;
   for (const vmm::GuestMemory::Region& region : memory.regions()) {
-    const TouchedUnits touched = VOLT_TRY(TouchedUnits::of(region));
-    for (std::uint64_t i = 0; i < touched.size(); ++i) {
-      if (!touched[i]) continue;
-      VOLT_TRY(vmm::check_stop());
-      // Copied first: what is summed is what is written, and a page that cannot be had is an error.
-      VOLT_TRY(guarded_copy(unit, region.host.bytes().subspan(i * kUnit, kUnit)));
-      if (is_zero(unit)) continue;
-      const std::uint64_t place = file_offset + i * kUnit;
-      VOLT_TRY(write_all(file, unit, place, kMemoryFile));
-      entries.push_back(
-          {.unit = region.guest_base / kUnit + i, .sum = formats::xxh128(unit), .place = place});
+    for (const UnitRun& run : VOLT_TRY(source.units(region))) {
+      for (std::uint64_t i = run.first; i < run.end; ++i) {
+        VOLT_TRY(vmm::check_stop());
+        const auto sum = VOLT_TRY(source.read(i, unit));
+        if (!sum) continue;
+        const std::uint64_t place = file_offset + i * unit_bytes;
+        VOLT_TRY(write_all(file, unit, place, kMemoryFile));
+        entries.push_back(
+            {.unit = region.guest_base / unit_bytes + i, .sum = *sum, .place = place});
+      }
     }
     file_offset += region.host.size();
   }
@@ -126,7 +158,18 @@ Result<std::vector<formats::IndexEntry>> write_memory(const vmm::GuestMemory& me
   return entries;
 }
 
-formats::v1::Memory describe_memory(const vmm::GuestMemory& memory,
+Result<std::uint64_t> place_of(const vmm::GuestMemory& memory, std::uint64_t address) {
+  const std::span<std::byte> host = VOLT_TRY(memory.at(address, 1));
+  std::uint64_t file_offset = 0;
+  for (const vmm::GuestMemory::Region& region : memory.regions()) {
+    const auto into = static_cast<std::uint64_t>(host.data() - region.host.data());
+    if (into < region.host.size()) return file_offset + into;
+    file_offset += region.host.size();
+  }
+  return fail(Code::kInvalid, "guest memory: no region has what is RAM");
+}
+
+formats::v1::Memory describe_memory(const vmm::GuestMemory& memory, std::uint64_t unit_bytes,
                                     std::span<const formats::IndexEntry> entries) {
   formats::v1::Memory message;
   std::uint64_t file_offset = 0;
@@ -137,13 +180,13 @@ formats::v1::Memory describe_memory(const vmm::GuestMemory& memory,
     to.set_file_offset(file_offset);
     file_offset += region.host.size();
   }
-  message.set_unit_bytes(kUnit);
-  message.set_stored_bytes(entries.size() * kUnit);
-  const formats::Sha256 digest = formats::memory_digest(entries, kUnit);
+  message.set_unit_bytes(unit_bytes);
+  message.set_stored_bytes(entries.size() * unit_bytes);
+  const formats::Sha256 digest = formats::memory_digest(entries, unit_bytes);
   message.set_digest(digest.data(), digest.size());
 
   std::uint64_t at = 0;
-  for (const Gap& gap : longest_gaps(entries, file_offset)) {
+  for (const Gap& gap : longest_gaps(entries, unit_bytes, file_offset)) {
     add_data(message, at, gap.offset);
     at = gap.offset + gap.bytes;
   }

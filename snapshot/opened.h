@@ -21,6 +21,13 @@ namespace volt::snapshot {
 // The name, in a snapshot's directory, of a file that its unit table calls a container.
 std::string container_file_name(const formats::Container& container);
 
+// Every entry of an index, and the bytes they are read from where this alone holds them.
+struct WholeIndex {
+  FileView bytes;
+  std::unique_ptr<formats::MemoryIndex> own;
+  const formats::MemoryIndex* index;
+};
+
 class OpenedSnapshot {
  public:
   enum class Index {
@@ -37,6 +44,9 @@ class OpenedSnapshot {
   // How its memory is stored is not part of what it is: a `memory` file that can be mapped, or
   // units in packs and layers. Only one of the two is there.
   bool is_raw() const { return memory_.valid(); }
+  // index() as long as this lives, whatever was opened: what is not held is read now, also when the
+  // snapshot was removed meanwhile.
+  Result<WholeIndex> whole_index() const;
   const Fd& memory() const { return memory_; }
   struct Container {
     Fd file;
@@ -76,6 +86,7 @@ class OpenedSnapshot {
   FileView unit_bytes_;
   std::unique_ptr<formats::UnitTable> units_;  // reads unit_bytes_; null if raw
   std::vector<Container> containers_;
+  Fd index_file_;  // open where index_ is not
 };
 
 }  // namespace volt::snapshot

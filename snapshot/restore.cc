@@ -40,10 +40,6 @@ Result<> check_layout(const formats::v1::Memory& memory) {
     return fail(Code::kUnsupported,
                 "manifest: memory.regions: no guest of this build has such memory");
   }
-  if (memory.unit_bytes() != formats::kDefaultUnitBytes) {
-    return fail(Code::kUnsupported, "manifest: memory.unit_bytes: this build uses " +
-                                        std::to_string(formats::kDefaultUnitBytes));
-  }
   return {};
 }
 
@@ -83,6 +79,12 @@ Sandbox::Facts facts_of(const OpenedSnapshot& snapshot) {
           .boot_us = snapshot.manifest().boot_us()};
 }
 
+// What a clone has not written it shows from its snapshot, unless everything was copied.
+Sandbox::Origin origin_of(const std::shared_ptr<const OpenedSnapshot>& snapshot, Loader loader) {
+  return {.shown = loader == Loader::kCopy ? nullptr : snapshot,
+          .unit_bytes = snapshot->manifest().memory().unit_bytes()};
+}
+
 }  // namespace
 
 // The whole of a restore; README tells it in the same order.
@@ -112,7 +114,8 @@ Result<Restored> restore(const vmm::Kvm& kvm, const Store& store, const Referenc
   LoadedMemory loaded = VOLT_TRY(load_memory(restored.loader.loader, snapshot));
   phases.memory_ns = laps.lap();
   auto sandbox =
-      std::make_unique<Sandbox>(std::move(loaded.pager), std::move(machine), facts_of(*snapshot));
+      std::make_unique<Sandbox>(std::move(loaded.pager), std::move(machine), facts_of(*snapshot),
+                                origin_of(snapshot, restored.loader.loader));
   const vmm::Attach how = attach_how(loaded, snapshot->state());
   VOLT_TRY(sandbox->machine().attach_memory(std::move(loaded.memory), how));
   phases.slots_ns = laps.lap();

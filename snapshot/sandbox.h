@@ -24,8 +24,22 @@ class Sandbox {
     std::uint64_t boot_us = 0;
   };
 
+  // Where its memory came from, for who captures it.
+  struct Origin {
+    // The snapshot that its memory still shows wherever it has no page of its own (loaders map and
+    // uffd); null if all memory is its own. Kept open, so the snapshot may be removed meanwhile.
+    std::shared_ptr<const OpenedSnapshot> shown;
+    std::uint64_t unit_bytes = formats::kDefaultUnitBytes;
+  };
+
+  // All memory is its own.
   Sandbox(PagedClone pager, std::unique_ptr<vmm::Machine> machine, Facts facts)
-      : pager_(std::move(pager)), machine_(std::move(machine)), facts_(std::move(facts)) {}
+      : Sandbox(std::move(pager), std::move(machine), std::move(facts), Origin{}) {}
+  Sandbox(PagedClone pager, std::unique_ptr<vmm::Machine> machine, Facts facts, Origin origin)
+      : pager_(std::move(pager)),
+        machine_(std::move(machine)),
+        facts_(std::move(facts)),
+        origin_(std::move(origin)) {}
 
   Sandbox(const Sandbox&) = delete;
   Sandbox& operator=(const Sandbox&) = delete;
@@ -36,6 +50,7 @@ class Sandbox {
   const Facts& facts() const { return facts_; }
   Facts& facts() { return facts_; }
   const PagedClone& pager() const { return pager_; }
+  const Origin& origin() const { return origin_; }
   // The snapshot it was restored from, if it was.
   std::optional<formats::Sha256> parent() const;
 
@@ -54,6 +69,7 @@ class Sandbox {
   PagedClone pager_;
   std::unique_ptr<vmm::Machine> machine_;
   Facts facts_;
+  Origin origin_;
   bool identity_checked_ = false;
 };
 

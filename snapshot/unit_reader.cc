@@ -20,10 +20,11 @@ std::unexpected<Error> damaged(const UnitPlace& place, std::uint64_t unit, std::
 
 }  // namespace
 
-Result<UnitPlace> place_of(const OpenedSnapshot& snapshot, std::uint64_t i) {
+Result<UnitPlace> place_of(const OpenedSnapshot& snapshot, const formats::MemoryIndex& index,
+                           std::uint64_t i) {
   if (snapshot.is_raw()) {
-    const formats::IndexEntry entry = VOLT_TRY(snapshot.index().at(i));
-    const auto bytes = static_cast<std::uint32_t>(snapshot.index().unit_bytes());
+    const formats::IndexEntry entry = VOLT_TRY(index.at(i));
+    const auto bytes = static_cast<std::uint32_t>(index.unit_bytes());
     return UnitPlace{&snapshot.memory(), kMemoryFile, entry.place, bytes};
   }
   const formats::StoredUnit unit = VOLT_TRY(snapshot.units().at(i));
@@ -32,7 +33,7 @@ Result<UnitPlace> place_of(const OpenedSnapshot& snapshot, std::uint64_t i) {
 }
 
 Result<> UnitReader::read(std::uint64_t i, std::span<std::byte> into) {
-  const UnitPlace place = VOLT_TRY(place_of(snapshot_, i));
+  const UnitPlace place = VOLT_TRY(place_of(snapshot_, index_, i));
   std::span<std::byte> stored = into;
   if (place.stored_bytes != into.size()) {
     stored_.resize(into.size());
@@ -43,7 +44,7 @@ Result<> UnitReader::read(std::uint64_t i, std::span<std::byte> into) {
 }
 
 Result<std::span<const std::byte>> UnitReader::read(std::uint64_t i) {
-  unit_.resize(snapshot_.index().unit_bytes());
+  unit_.resize(index_.unit_bytes());
   VOLT_TRY(read(i, unit_));
   return unit_;
 }
@@ -52,8 +53,8 @@ Result<std::span<const std::byte>> UnitReader::read(std::uint64_t i) {
 // comes out is checked against the index: the right bytes of another unit are wrong here.
 Result<> UnitReader::accept(std::uint64_t i, std::span<const std::byte> stored,
                             std::span<std::byte> into) {
-  const formats::IndexEntry entry = VOLT_TRY(snapshot_.index().at(i));
-  const UnitPlace place = VOLT_TRY(place_of(snapshot_, i));
+  const formats::IndexEntry entry = VOLT_TRY(index_.at(i));
+  const UnitPlace place = VOLT_TRY(place_of(snapshot_, index_, i));
   if (stored.size() != into.size()) {
     const formats::StoredUnit unit = VOLT_TRY(snapshot_.units().at(i));
     if (formats::xxh128(stored) != unit.sum) {

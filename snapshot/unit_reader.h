@@ -15,7 +15,10 @@ namespace volt::snapshot {
 class UnitReader {
  public:
   // `snapshot` was opened with its whole index, and stays.
-  explicit UnitReader(const OpenedSnapshot& snapshot) : snapshot_(snapshot) {}
+  explicit UnitReader(const OpenedSnapshot& snapshot) : UnitReader(snapshot, snapshot.index()) {}
+  // Or its index was read later.
+  UnitReader(const OpenedSnapshot& snapshot, const formats::MemoryIndex& index)
+      : snapshot_(snapshot), index_(index) {}
 
   // The unit of the index's entry i, into a whole unit. kCorrupt names file, unit and place.
   Result<> read(std::uint64_t i, std::span<std::byte> into);
@@ -26,6 +29,7 @@ class UnitReader {
 
  private:
   const OpenedSnapshot& snapshot_;
+  const formats::MemoryIndex& index_;
   UnitDecoder decoder_;
   std::vector<std::byte> stored_;
   std::vector<std::byte> unit_;
@@ -42,6 +46,7 @@ struct UnitPlace {
   std::uint64_t offset;
   std::uint32_t stored_bytes;
 };
-Result<UnitPlace> place_of(const OpenedSnapshot& snapshot, std::uint64_t i);
+Result<UnitPlace> place_of(const OpenedSnapshot& snapshot, const formats::MemoryIndex& index,
+                           std::uint64_t i);
 
 }  // namespace volt::snapshot

@@ -5,6 +5,7 @@
 
 #include "formats/manifest.h"
 #include "snapshot/capture.h"
+#include "snapshot/memory_writer.h"
 #include "snapshot/restore.h"
 #include "tools/commands.h"
 #include "tools/context.h"
@@ -25,6 +26,7 @@ constexpr Option kOptions[] = {
     {"--after", "'FUNCTION ARGS'", "call this after boot, before capture; may be repeated"},
     {"--from", "REF", "capture a clone of this snapshot instead of a fresh boot"},
     {"--label", "K=V", "keep this with the snapshot; may be repeated"},
+    {"--unit", "SIZE", "what memory is summed and fetched by, 4K to 2M (64K, or the parent's)"},
     {"--replace", "", "take the name over if a snapshot has it already"},
     kStoreOption,
     kLevelOption,
@@ -42,10 +44,8 @@ Result<std::unique_ptr<snapshot::Sandbox>> make_sandbox(const vmm::Kvm& kvm,
   }
   const auto parent = VOLT_TRY(snapshot::Reference::parse(arguments.get("--from")));
   progress("restoring " + parent.text() + " ...");
-  // All of its memory is read now in any case, and what is damaged must not get new, valid sums.
-  const snapshot::RestoreOptions options = {.verify =
-                                                snapshot::RestoreOptions::Verify::kEverythingFirst};
-  return VOLT_TRY(snapshot::restore(kvm, store, parent, options)).sandbox;
+  // Not verified first: the capture checks every byte of the parent that goes into the child.
+  return VOLT_TRY(snapshot::restore(kvm, store, parent, {})).sandbox;
 }
 
 struct NamedCall {
@@ -95,6 +95,10 @@ Result<> check_label(std::string_view text, std::string_view key, std::string_vi
 
 Result<snapshot::CaptureOptions> capture_options(const Arguments& arguments) {
   snapshot::CaptureOptions options;
+  if (arguments.has("--unit")) {
+    options.unit_bytes = VOLT_TRY(arguments.size("--unit", 0));
+    VOLT_TRY_IN("--unit", snapshot::check_unit_bytes(*options.unit_bytes));
+  }
   if (arguments.has("--replace")) options.if_taken = snapshot::Store::IfTaken::kReplace;
   options.storage = VOLT_TRY(storage_of(arguments));
   options.pack = VOLT_TRY(pack_options(arguments));
@@ -161,6 +165,10 @@ Result<int> run(const Arguments& arguments) {
                          {"stored_bytes", captured.stored_bytes},
                          {"data_bytes", captured.data_bytes},
                          {"apparent_bytes", captured.apparent_bytes},
+                         {"units",
+                          {{"taken_over", captured.units.taken_over},
+                           {"equal", captured.units.equal},
+                           {"changed", captured.units.changed}}},
                          {"boot_us", boot_us},
                          {"capture_us",
                           {{"state", captured.state_ns / 1000},

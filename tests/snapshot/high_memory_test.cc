@@ -63,5 +63,28 @@ TEST_P(HighMemoryTest, ACloneThatHasNotRunCapturesToTheSameDigest) {
   expect_marks(*restore("second"));
 }
 
+TEST_P(HighMemoryTest, AClonesWritesInBothRegionsAreInItsCaptureInUnitsOfAnySize) {
+  capture(*boot_marked(), "first");
+  const std::unique_ptr<Sandbox> clone = restore("first");
+  constexpr std::uint64_t kWritten[] = {kLowEnd - 4'097, kHighBase + 8, kHighEnd - 4'096};
+  const std::byte mark[1] = {std::byte{0x5A}};
+  for (const std::uint64_t address : kWritten) {
+    must(clone->machine().memory().write(address, mark));
+  }
+  for (const std::uint64_t unit : {std::uint64_t{4096}, kUnitBytes, 2 * kMiB}) {
+    must(snapshot::capture(kvm(), *clone, store(), named("second"),
+                           {.if_taken = Store::IfTaken::kReplace, .unit_bytes = unit}));
+    expect_ok(snapshot::verify(store(), named("second"), snapshot::Depth::kDeep));
+    const std::unique_ptr<Sandbox> child = restore("second");
+    expect_marks(*child);
+    for (const std::uint64_t address : kWritten) {
+      std::byte found[1] = {};
+      must(child->machine().memory().read(address, found));
+      EXPECT_EQ(found[0], mark[0]) << "at " << address;
+    }
+    EXPECT_EQ(scan(*child), seeded_scan());
+  }
+}
+
 }  // namespace
 }  // namespace volt::test

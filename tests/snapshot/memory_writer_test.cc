@@ -31,12 +31,17 @@ void poke(const GuestMemory& memory, std::uint64_t address, std::byte value) {
   must(memory.write(address, std::span(&value, 1)));
 }
 
+Result<std::vector<IndexEntry>> write_own(const GuestMemory& memory, const Fd& file,
+                                          std::uint64_t unit_bytes = kUnitBytes) {
+  snapshot::OwnUnits units(unit_bytes);
+  return snapshot::write_memory(memory, units, unit_bytes, file);
+}
+
 struct Written {
   Fd file{::memfd_create("memory", MFD_CLOEXEC)};
   std::vector<IndexEntry> entries;
 
-  explicit Written(const GuestMemory& memory)
-      : entries(must(snapshot::write_memory(memory, file))) {}
+  explicit Written(const GuestMemory& memory) : entries(must(write_own(memory, file))) {}
   std::vector<std::byte> unit(std::uint64_t place) const {
     std::vector<std::byte> bytes(kUnitBytes);
     must(read_exact(file, bytes, place, "memory"));
@@ -110,7 +115,19 @@ TEST(MemoryWriterTest, APageThatCannotBeHadIsAnErrorNotZeros) {
   ASSERT_EQ(::ftruncate(image.get(), kMiB), 0);
   const Fd file{::memfd_create("memory", MFD_CLOEXEC)};
   const GuestMemory memory(std::move(regions));
-  EXPECT_EQ(must_fail(snapshot::write_memory(memory, file)).code, Code::kPageLost);
+  EXPECT_EQ(must_fail(write_own(memory, file)).code, Code::kPageLost);
+}
+
+TEST(MemoryWriterTest, ARegionThatIsNotWholeUnitsIsRefused) {
+  const vmm::RegionLayout layout[] = {{0, 2 * kMiB}, {4 * kMiB + 4096, kMiB + 4096}};
+  const GuestMemory memory = must(GuestMemory::anonymous(layout));
+  const Fd file{::memfd_create("memory", MFD_CLOEXEC)};
+  for (const std::uint64_t unit : {8192U, 65'536U}) {
+    const Error error = must_fail(write_own(memory, file, unit));
+    EXPECT_EQ(error.code, Code::kInvalid);
+    EXPECT_TRUE(contains(error.context, "whole units")) << error.context;
+  }
+  expect_ok(write_own(memory, file, 4096));
 }
 
 // ---- Extents: the rules of manifest.proto, and that nothing is left out of them.
@@ -121,7 +138,8 @@ struct Layout {
 };
 
 formats::v1::Memory describe(const Layout& layout) {
-  return snapshot::describe_memory(must(GuestMemory::anonymous(layout.regions)), layout.entries);
+  return snapshot::describe_memory(must(GuestMemory::anonymous(layout.regions)), kUnitBytes,
+                                   layout.entries);
 }
 
 std::vector<std::uint64_t> gaps_of(std::span<const IndexEntry> entries, std::uint64_t total) {

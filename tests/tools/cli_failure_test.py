@@ -141,8 +141,9 @@ class DamageTest(CliTest):
 
     def test_a_damaged_parent_gives_no_child_with_valid_sums(self):
         self.flip(self.files / "memory", self.data_offset() + 100)
-        self.refused(7, "snapshot", "create", "--name", "child", "--from", "demo",
-                     saying="memory: unit")
+        for after in ((), ("--after", "health"), ("--after", "scan 0 1")):
+            self.refused(7, "snapshot", "create", "--name", "child", "--from", "demo", *after,
+                         saying="memory: unit")
         self.refused(3, "snapshot", "inspect", "child")
 
     def test_exit_7_for_bytes_where_the_index_has_none(self):
@@ -152,6 +153,8 @@ class DamageTest(CliTest):
                     if not any(content[at:at + UNIT]))
         self.flip(self.files / "memory", hole + 5)
         self.refused(7, "snapshot", "verify", "--deep", "demo", saying=f"byte {hole + 5}")
+        self.refused(7, "snapshot", "create", "--name", "child", "--from", "demo",
+                     saying=f"byte {hole + 5}")
 
     def test_exit_10_for_a_page_that_cannot_be_had(self):
         offset = self.data_offset()

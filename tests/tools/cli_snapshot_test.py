@@ -73,6 +73,32 @@ class CreateTest(CliTest):
         self.assertEqual(second["memory_digest"], first["memory_digest"])
         self.assertEqual((second["stored_bytes"], second["apparent_bytes"]),
                          (first["stored_bytes"], first["apparent_bytes"]))
+        self.assertEqual(second["units"], {"taken_over": first["stored_bytes"] // 65536,
+                                           "equal": 0, "changed": 0})
+
+    def test_a_clone_is_captured_in_its_parents_units_unless_told(self):
+        self.create("first", "--unit", "8K")
+        for words, unit in (((), 8192), (("--unit", "128K"), 131072)):
+            self.document("snapshot", "create", "--name", "second", "--from", "first",
+                          "--replace", "--after", "put 5 99", *words)
+            seen = self.document("snapshot", "inspect", "second")
+            self.assertEqual(seen["memory"]["unit_bytes"], unit)
+            self.assertEqual(value_of(self.document("call", "second", "get", "5")), 99)
+            self.ok("snapshot", "restore", "second", "--verify")
+
+    def test_units_of_any_size_are_shown_and_restored(self):
+        digests = set()
+        for size, unit in (("4K", 4096), ("65536", 65536), ("2M", 2 << 20)):
+            made = self.create("demo", "--unit", size, "--replace")
+            memory = self.document("snapshot", "inspect", "demo")["memory"]
+            self.assertEqual(memory["unit_bytes"], unit)
+            self.assertEqual(made["stored_bytes"] % unit, 0)
+            item = self.document("snapshot", "verify", "--deep", "demo")["items"][0]
+            self.assertEqual(item["units_checked"], made["stored_bytes"] // unit)
+            for loader in LOADERS:
+                self.ok("snapshot", "restore", "demo", "--verify", "--loader", loader)
+            digests.add(made["memory_digest"])
+        self.assertEqual(len(digests), 3)
 
     def test_a_taken_name_is_kept_unless_replace_is_said(self):
         first = self.create("demo")

@@ -16,7 +16,8 @@ from volt_cli import COMMANDS, CliTest, help_commands
 PROMISED = {
     "run": "--workload --memory --working-set --timeout",
     "call": "--loader --timeout",
-    "snapshot create": "--name --workload --memory --working-set --after --from --label --replace",
+    "snapshot create": "--name --workload --memory --working-set --after --from --label --replace"
+                       " --unit",
     "snapshot restore": "--count --loader --verify",
     "snapshot verify": "--deep",
     "bench restore": "-n --loader --memory --working-set --touch",
@@ -113,6 +114,13 @@ class UsageTest(CliTest):
         for count in ("0", "-1", "1000001", "18446744073709551616", "1e3", "all"):
             self.refused(2, "snapshot", "restore", "demo", "--count", count, saying="--count")
         self.refused(2, "snapshot", "restore", "demo", "--timeout", "0", saying="--timeout")
+        self.assertFalse(self.data.exists())
+
+    def test_unit_sizes_are_checked_before_a_guest_boots(self):
+        for size in ("0", "1", "2K", "12K", "65537", "4M", "-4K", "x", "16E"):
+            with self.subTest(size=size):
+                self.refused(2, "snapshot", "create", "--name", "a", "--unit", size,
+                             saying="--unit")
         self.assertFalse(self.data.exists())
 
     def test_labels_are_checked_before_a_guest_boots(self):

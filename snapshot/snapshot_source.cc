@@ -1,4 +1,4 @@
-#include "snapshot/unit_source.h"
+#include "snapshot/snapshot_source.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -44,12 +44,13 @@ std::uint64_t round_up(std::uint64_t value) {
 
 }  // namespace
 
-UnitSource::Desk::Desk(const OpenedSnapshot& snapshot)
+SnapshotSource::Desk::Desk(const OpenedSnapshot& snapshot)
     : reader(snapshot),
       stored(snapshot.index().unit_bytes()),
       unit(snapshot.index().unit_bytes()) {}
 
-UnitSource::UnitSource(std::shared_ptr<const OpenedSnapshot> snapshot, const SourceOptions& options)
+SnapshotSource::SnapshotSource(std::shared_ptr<const OpenedSnapshot> snapshot,
+                               const SourceOptions& options)
     : snapshot_(std::move(snapshot)),
       options_(options),
       zeros_(snapshot_->index().unit_bytes()),
@@ -61,7 +62,7 @@ UnitSource::UnitSource(std::shared_ptr<const OpenedSnapshot> snapshot, const Sou
   }
 }
 
-UnitSource::~UnitSource() {
+SnapshotSource::~SnapshotSource() {
   {
     const std::lock_guard lock(mutex_);
     stop_ = true;
@@ -71,7 +72,7 @@ UnitSource::~UnitSource() {
   reader_.reset();  // waits for reads under way
 }
 
-UnitSource::DeskPtr UnitSource::take_desk() {
+SnapshotSource::DeskPtr SnapshotSource::take_desk() {
   {
     const std::lock_guard lock(mutex_);
     if (!desks_.empty()) {
@@ -83,23 +84,23 @@ UnitSource::DeskPtr UnitSource::take_desk() {
   return std::make_unique<Desk>(*snapshot_);
 }
 
-void UnitSource::give_back(DeskPtr desk) {
+void SnapshotSource::give_back(DeskPtr desk) {
   const std::lock_guard lock(mutex_);
   desks_.push_back(std::move(desk));
 }
 
-Result<std::optional<UnitSource::Located>> UnitSource::locate(std::uint64_t unit) const {
+Result<std::optional<SnapshotSource::Located>> SnapshotSource::locate(std::uint64_t unit) const {
   const formats::MemoryIndex& index = snapshot_->index();
   const std::uint64_t address = snapshot_->guest_address(unit * index.unit_bytes());
   const auto entry = VOLT_TRY(index.position_of(address / index.unit_bytes()));
   if (!entry) return std::nullopt;
-  const UnitPlace place = VOLT_TRY(place_of(*snapshot_, *entry));
+  const UnitPlace place = VOLT_TRY(place_of(*snapshot_, snapshot_->index(), *entry));
   const auto file = std::ranges::find(files_, place.fd->get()) - files_.begin();
   return Located{static_cast<std::size_t>(file), {unit, *entry, place.offset, place.stored_bytes}};
 }
 
-void UnitSource::request(std::span<const uffd::UnitRange> units, Priority priority,
-                         uffd::UnitSink& done) {
+void SnapshotSource::request(std::span<const uffd::UnitRange> units, Priority priority,
+                             uffd::UnitSink& done) {
   std::vector<Located> wanted;
   for (const uffd::UnitRange& range : units) {
     for (std::uint64_t unit = range.first; unit < range.first + range.count; ++unit) {
@@ -121,7 +122,7 @@ void UnitSource::request(std::span<const uffd::UnitRange> units, Priority priori
   if (!wanted.empty()) enqueue(wanted, priority, done);
 }
 
-bool UnitSource::serve_at_once(const Located& wanted, uffd::UnitSink& done) {
+bool SnapshotSource::serve_at_once(const Located& wanted, uffd::UnitSink& done) {
   DeskPtr desk = take_desk();
   const std::span<std::byte> stored = std::span(desk->stored).first(wanted.member.bytes);
   const bool cached =
@@ -136,13 +137,13 @@ bool UnitSource::serve_at_once(const Located& wanted, uffd::UnitSink& done) {
 }
 
 // Who takes a unit off the list answers for it; whoever comes later has read it for nothing.
-bool UnitSource::claim(std::uint64_t unit) {
+bool SnapshotSource::claim(std::uint64_t unit) {
   const std::lock_guard lock(mutex_);
   return wanted_.erase(unit) == 1;
 }
 
-void UnitSource::answer(const Member& member, std::span<const std::byte> stored, Desk& desk,
-                        uffd::UnitSink& done) {
+void SnapshotSource::answer(const Member& member, std::span<const std::byte> stored, Desk& desk,
+                            uffd::UnitSink& done) {
   const Result<> good = desk.reader.accept(member.entry, stored, desk.unit);
   if (stored.size() != desk.unit.size()) ++decoded_;
   if (!claim(member.unit)) {
@@ -154,7 +155,8 @@ void UnitSource::answer(const Member& member, std::span<const std::byte> stored,
   done.filled(member.unit, desk.unit);
 }
 
-void UnitSource::enqueue(std::vector<Located>& wanted, Priority priority, uffd::UnitSink& done) {
+void SnapshotSource::enqueue(std::vector<Located>& wanted, Priority priority,
+                             uffd::UnitSink& done) {
   std::vector<JobPtr> jobs;
   for (Located& each : wanted) {
     Job* const last = jobs.empty() ? nullptr : jobs.back().get();
@@ -181,7 +183,7 @@ void UnitSource::enqueue(std::vector<Located>& wanted, Priority priority, uffd::
 
 // With mutex_ held. A snapshot whose bytes are all in the page cache, with no hot set, never gets
 // here and pays for none of it.
-void UnitSource::start_workers() {
+void SnapshotSource::start_workers() {
   if (!workers_.empty()) return;
   for (std::size_t slot = 0; slot < kSlots; ++slot) slots_.push_back(slot);
   sigset_t all, before;
@@ -192,11 +194,11 @@ void UnitSource::start_workers() {
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
-std::span<std::byte> UnitSource::slot_bytes(std::size_t slot) const {
+std::span<std::byte> SnapshotSource::slot_bytes(std::size_t slot) const {
   return pool_->bytes().subspan(slot * slot_size_, slot_size_);
 }
 
-UnitSource::JobPtr UnitSource::next_job() {
+SnapshotSource::JobPtr SnapshotSource::next_job() {
   std::unique_lock lock(mutex_);
   const auto take = [](std::deque<JobPtr>& from) {
     JobPtr job = std::move(from.front());
@@ -219,7 +221,7 @@ UnitSource::JobPtr UnitSource::next_job() {
   }
 }
 
-void UnitSource::work() {
+void SnapshotSource::work() {
   {
     const std::lock_guard lock(mutex_);
     if (pool_ == nullptr) {
@@ -252,7 +254,7 @@ void UnitSource::work() {
 
 // Cold: the kernel is asked for it without anybody waiting. Files are opened once more to be read
 // past the page cache, where the file system allows it.
-void UnitSource::begin_read(JobPtr job) {
+void SnapshotSource::begin_read(JobPtr job) {
   ++cold_reads_;
   AsyncReader::Request request = {};
   AsyncReader* reader = nullptr;
@@ -285,7 +287,7 @@ void UnitSource::begin_read(JobPtr job) {
   if (!put) on_read(request.cookie, std::unexpected(put.error()));
 }
 
-void UnitSource::on_read(std::uint64_t cookie, const Result<std::size_t>& got) {
+void SnapshotSource::on_read(std::uint64_t cookie, const Result<std::size_t>& got) {
   JobPtr job;
   {
     const std::lock_guard lock(mutex_);
@@ -307,7 +309,7 @@ void UnitSource::on_read(std::uint64_t cookie, const Result<std::size_t>& got) {
   free_slot(job->slot);
 }
 
-void UnitSource::finish(JobPtr job, Desk& desk) {
+void SnapshotSource::finish(JobPtr job, Desk& desk) {
   const std::span<const std::byte> bytes = slot_bytes(job->slot);
   for (const Member& member : job->members) {
     ++units_read_;
@@ -317,7 +319,7 @@ void UnitSource::finish(JobPtr job, Desk& desk) {
   free_slot(job->slot);
 }
 
-void UnitSource::free_slot(std::size_t slot) {
+void SnapshotSource::free_slot(std::size_t slot) {
   {
     const std::lock_guard lock(mutex_);
     slots_.push_back(slot);
@@ -325,17 +327,17 @@ void UnitSource::free_slot(std::size_t slot) {
   wake_.notify_one();
 }
 
-void UnitSource::fail_job(const Job& job, const Error& why) {
+void SnapshotSource::fail_job(const Job& job, const Error& why) {
   for (const Member& member : job.members) {
     if (!claim(member.unit)) continue;
-    const auto place = place_of(*snapshot_, member.entry);
+    const auto place = place_of(*snapshot_, snapshot_->index(), member.entry);
     Error error = why;
     if (place) error = within(place->file, std::move(error));
     job.done->failed(member.unit, std::move(error));
   }
 }
 
-SourceCounts UnitSource::counts() const {
+SourceCounts SnapshotSource::counts() const {
   return {.units_read = units_read_,
           .bytes_read = bytes_read_,
           .cold_reads = cold_reads_,
@@ -345,7 +347,7 @@ SourceCounts UnitSource::counts() const {
           .units_wasted = wasted_};
 }
 
-const char* UnitSource::engine() const {
+const char* SnapshotSource::engine() const {
   const std::lock_guard lock(mutex_);
   return reader_ == nullptr ? nullptr : engine_name(reader_->engine()).data();
 }

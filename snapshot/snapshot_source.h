@@ -42,12 +42,12 @@ struct SourceCounts {
   std::uint64_t units_wasted = 0;    // read twice: a demand overtook a prefetch under way
 };
 
-class UnitSource final : public uffd::PageSource {
+class SnapshotSource final : public uffd::PageSource {
  public:
   // `snapshot` was opened with its whole index. Units count from the start of the memory file.
-  explicit UnitSource(std::shared_ptr<const OpenedSnapshot> snapshot,
-                      const SourceOptions& options = {});
-  ~UnitSource() override;
+  explicit SnapshotSource(std::shared_ptr<const OpenedSnapshot> snapshot,
+                          const SourceOptions& options = {});
+  ~SnapshotSource() override;
 
   void request(std::span<const uffd::UnitRange> units, uffd::Priority priority,
                uffd::UnitSink& done) override;

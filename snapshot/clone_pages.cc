@@ -1,0 +1,144 @@
+#include "snapshot/clone_pages.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "snapshot/check_memory.h"
+#include "vmm/os/fault_guard.h"
+
+namespace volt::snapshot {
+namespace {
+
+// The pages of a region that this process has to itself, ascending.
+Result<std::vector<PageRange>> own_pages(const vmm::GuestMemory::Region& region) {
+  std::vector<PageRange> own;
+  const auto add = [&](std::uint64_t from, std::uint64_t until, Behind behind) -> Result<> {
+    const auto part = region.host.bytes().subspan(from, until - from);
+    for (const PageRange& pages : VOLT_TRY(private_pages(part, behind))) {
+      own.push_back({from / kPageBytes + pages.first, pages.count});
+    }
+    return {};
+  };
+  std::uint64_t at = 0;
+  for (const vmm::GuestMemory::Range& range : region.backed) {
+    VOLT_TRY(add(at, range.offset, Behind::kNothing));
+    VOLT_TRY(add(range.offset, range.offset + range.bytes, Behind::kFile));
+    at = range.offset + range.bytes;
+  }
+  VOLT_TRY(add(at, region.host.size(), Behind::kNothing));
+  return own;
+}
+
+}  // namespace
+
+Result<ParentUnits> ParentUnits::of(const OpenedSnapshot& parent, ShownBy how) {
+  WholeIndex whole = VOLT_TRY_IN("parent", parent.whole_index());
+  VOLT_TRY_IN("parent", check_agreement(parent.manifest().memory(), *whole.index));
+  if (how == ShownBy::kMap) VOLT_TRY_IN("parent", check_gaps(parent, *whole.index));
+  return ParentUnits(parent, std::move(whole));
+}
+
+ParentUnits::ParentUnits(const OpenedSnapshot& parent, WholeIndex whole)
+    : whole_(std::move(whole)), reader_(parent, index()), unit_(index().unit_bytes()) {}
+
+Result<std::optional<formats::IndexEntry>> ParentUnits::read(std::uint64_t unit,
+                                                             std::span<std::byte> into) {
+  const auto i = VOLT_TRY(index().position_of(unit));
+  if (!i) {
+    std::ranges::fill(into, std::byte{0});
+    return std::nullopt;
+  }
+  VOLT_TRY_IN("parent", reader_.read(*i, into));
+  return VOLT_TRY(index().at(*i));
+}
+
+Result<> ParentUnits::read_range(std::uint64_t address, std::span<std::byte> into) {
+  while (!into.empty()) {
+    const std::uint64_t number = address / unit_.size();
+    if (held_ != number) {
+      held_.reset();
+      VOLT_TRY(read(number, unit_));
+      held_ = number;
+    }
+    const auto rest = std::span(unit_).subspan(address % unit_.size());
+    const auto part = rest.first(std::min(rest.size(), into.size()));
+    std::memcpy(into.data(), part.data(), part.size());
+    into = into.subspan(part.size());
+    address += part.size();
+  }
+  return {};
+}
+
+CloneUnits::CloneUnits(ParentUnits parent, std::uint64_t unit_bytes)
+    : parent_(std::move(parent)),
+      unit_bytes_(unit_bytes),
+      same_units_(parent_.index().unit_bytes() == unit_bytes) {}
+
+// What the parent stores, and what the clone has to itself. Nothing else can hold anything.
+Result<std::vector<UnitRun>> CloneUnits::units(const vmm::GuestMemory::Region& region) {
+  guest_base_ = region.guest_base;
+  region_ = region.host.bytes();
+  pages_ = VOLT_TRY(own_pages(region));
+  UnitRuns runs(unit_bytes_);
+  const formats::MemoryIndex& index = parent_.index();
+  for (std::uint64_t i = 0; i < index.entry_count(); ++i) {
+    const formats::IndexEntry entry = VOLT_TRY(index.at(i));
+    const std::uint64_t offset = entry.unit * index.unit_bytes() - guest_base_;
+    if (offset < region_.size()) runs.add(offset, index.unit_bytes());
+  }
+  for (const PageRange& pages : pages_) {
+    runs.add(pages.first * kPageBytes, pages.count * kPageBytes);
+  }
+  return runs.take();
+}
+
+std::span<const PageRange> CloneUnits::pages_in(std::uint64_t unit) const {
+  const std::uint64_t first = unit * unit_bytes_ / kPageBytes;
+  const std::uint64_t end = first + unit_bytes_ / kPageBytes;
+  const auto from =
+      std::ranges::lower_bound(pages_, first, std::less_equal<>(),
+                               [](const PageRange& pages) { return pages.first + pages.count; });
+  const auto to = std::ranges::lower_bound(from, pages_.end(), end, {}, &PageRange::first);
+  return {from, to};
+}
+
+// Puts the clone's own pages over the parent's, and tells whether that changed anything.
+Result<bool> CloneUnits::overlay(std::uint64_t unit, std::span<const PageRange> pages,
+                                 std::span<std::byte> into) const {
+  const std::uint64_t first = unit * unit_bytes_ / kPageBytes;
+  const std::uint64_t end = first + unit_bytes_ / kPageBytes;
+  std::array<std::byte, kPageBytes> page;
+  bool changed = false;
+  for (const PageRange& range : pages) {
+    const std::uint64_t until = std::min(range.first + range.count, end);
+    for (std::uint64_t n = std::max(range.first, first); n < until; ++n) {
+      VOLT_TRY(guarded_copy(page, region_.subspan(n * kPageBytes, kPageBytes)));
+      const auto place = into.subspan((n - first) * kPageBytes, kPageBytes);
+      if (std::memcmp(place.data(), page.data(), kPageBytes) == 0) continue;
+      std::memcpy(place.data(), page.data(), kPageBytes);
+      changed = true;
+    }
+  }
+  return changed;
+}
+
+Result<std::optional<formats::Xxh128>> CloneUnits::read(std::uint64_t unit,
+                                                        std::span<std::byte> into) {
+  const std::uint64_t address = guest_base_ + unit * unit_bytes_;
+  std::optional<formats::IndexEntry> entry;
+  if (same_units_) {
+    entry = VOLT_TRY(parent_.read(address / unit_bytes_, into));
+  } else {
+    VOLT_TRY(parent_.read_range(address, into));
+  }
+  const std::span<const PageRange> own = pages_in(unit);
+  const bool changed = VOLT_TRY(overlay(unit, own, into));
+  ++(own.empty() ? counts_.taken_over : changed ? counts_.changed : counts_.equal);
+  if (changed) changed_.push_back(address);
+  if (!changed && same_units_) return entry ? std::optional(entry->sum) : std::nullopt;
+  if (is_zero(into)) return std::nullopt;
+  return formats::xxh128(into);
+}
+
+}  // namespace volt::snapshot
