@@ -376,10 +376,10 @@ bool FaultServer::retry_deferred() {
 }
 
 void FaultServer::expire() {
-  const std::uint64_t now = now_ms();
   std::vector<std::uint64_t> late;
   {
     const std::lock_guard lock(mutex_);
+    const std::uint64_t now = now_ms();  // under the lock, as `since_ms`: never before it
     for (const auto& [unit, wait] : waiting_) {
       if (states_[unit] != UnitState::kWanted) continue;
       if (wait.waiters.empty() || now - wait.since_ms < options_.deadline_ms) continue;
