@@ -13,6 +13,9 @@ namespace {
 
 using vmm::GuestMemory;
 
+// A hot set is what a guest touches first: 256 MiB of it are enough.
+constexpr std::size_t kMaxRecordedPages = 65'536;
+
 // A part of a region with content behind it: where it is in the region, and in the memory file.
 struct Part {
   std::uint64_t in_region;
@@ -61,9 +64,14 @@ Result<GuestMemory> map_regions(const OpenedSnapshot& snapshot, int fd, const ch
   return GuestMemory(std::move(regions));
 }
 
-Result<LoadedMemory> load_map(const OpenedSnapshot& snapshot) {
-  GuestMemory memory = VOLT_TRY(map_regions(snapshot, snapshot.memory().get(), kMemoryFile));
-  return LoadedMemory{{}, std::move(memory), vmm::Attach::kDataFirst};
+Result<LoadedMemory> load_map(const OpenedSnapshot& snapshot, const HotSetPlan& hot_set) {
+  const int file = snapshot.memory().get();
+  GuestMemory memory = VOLT_TRY(map_regions(snapshot, file, kMemoryFile));
+  LoadedMemory loaded({}, std::move(memory), vmm::Attach::kDataFirst);
+  if (hot_set.role == HotSetRole::kReplayed) {
+    loaded.populating = Populating::start(hot_set.set, snapshot, loaded.memory, file);
+  }
+  return loaded;
 }
 
 Result<LoadedMemory> load_copy(const OpenedSnapshot& snapshot) {
@@ -84,11 +92,15 @@ Result<LoadedMemory> load_copy(const OpenedSnapshot& snapshot) {
 }
 
 Result<LoadedMemory> load_uffd(const std::shared_ptr<const OpenedSnapshot>& snapshot,
-                               const uffd::FaultOptions& faults) {
+                               const MemoryOptions& options) {
   auto image =
       VOLT_TRY(uffd::SharedImage::create(snapshot->memory_bytes(), snapshot->index().unit_bytes()));
   std::shared_ptr<uffd::FaultServer> server = VOLT_TRY(uffd::FaultServer::start(
-      std::move(image), std::make_unique<SnapshotSource>(snapshot), faults));
+      std::move(image), std::make_unique<SnapshotSource>(snapshot), options.faults));
+  if (options.hot_set.role == HotSetRole::kReplayed) {
+    VOLT_TRY(server->prefetch(hot_units(options.hot_set.set, *snapshot)));
+  }
+  const bool record = options.hot_set.role == HotSetRole::kRecording;
   GuestMemory memory = VOLT_TRY(map_regions(*snapshot, server->image_fd(), "image"));
   uffd::Userfaultfd uffd = VOLT_TRY(uffd::Userfaultfd::open());
   std::vector<uffd::View> views;
@@ -97,11 +109,16 @@ Result<LoadedMemory> load_uffd(const std::shared_ptr<const OpenedSnapshot>& snap
     const GuestMemory::Region& region = memory.regions()[static_cast<std::size_t>(i)];
     for (const GuestMemory::Range& part : region.backed) {
       const std::span<std::byte> host = region.host.bytes().subspan(part.offset, part.bytes);
-      VOLT_TRY(uffd.register_missing(host));
+      VOLT_TRY(record ? uffd.register_missing_and_minor(host) : uffd.register_missing(host));
       views.push_back({host, regions[i].file_offset() + part.offset});
     }
   }
-  const std::uint64_t id = VOLT_TRY(server->attach(std::move(uffd), std::move(views)));
+  uffd::CloneOptions clone;
+  if (record) {
+    clone.kind = uffd::CloneOptions::Kind::kRecording;
+    clone.recorded_pages_max = kMaxRecordedPages;
+  }
+  const std::uint64_t id = VOLT_TRY(server->attach(std::move(uffd), std::move(views), clone));
   return LoadedMemory{PagedClone(std::move(server), id), std::move(memory),
                       vmm::Attach::kDataFirst};
 }
@@ -151,14 +168,16 @@ Result<ChosenLoader> choose_loader(Loader asked, bool stored_raw) {
 
 Result<LoadedMemory> load_memory(Loader loader,
                                  const std::shared_ptr<const OpenedSnapshot>& snapshot,
-                                 const uffd::FaultOptions& faults) {
+                                 const MemoryOptions& options) {
+  // First touches show only to a pager.
+  if (options.hot_set.role == HotSetRole::kRecording) return load_uffd(snapshot, options);
   switch (loader) {
     case Loader::kAuto:
       break;  // choose_loader() comes first
     case Loader::kMap:
-      return load_map(*snapshot);
+      return load_map(*snapshot, options.hot_set);
     case Loader::kUffd:
-      return load_uffd(snapshot, faults);
+      return load_uffd(snapshot, options);
     case Loader::kCopy:
       return load_copy(*snapshot);
   }

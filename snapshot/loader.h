@@ -10,7 +10,9 @@
 #include <string>
 #include <string_view>
 
+#include "snapshot/hot_set.h"
 #include "snapshot/opened.h"
+#include "snapshot/populating.h"
 #include "uffd/fault_server.h"
 #include "vmm/guest_memory.h"
 #include "vmm/ram_slots.h"
@@ -51,12 +53,22 @@ class PagedClone {
   std::optional<Error> failure() const {
     return server_ == nullptr ? std::nullopt : server_->failure(id_);
   }
+  // First touches so far, if they are written down.
+  uffd::Recording take_recording() {
+    return server_ == nullptr ? uffd::Recording{} : server_->take_recording(id_);
+  }
   // Null unless the loader is uffd.
   const uffd::FaultServer* server() const { return server_.get(); }
 
  private:
   std::shared_ptr<uffd::FaultServer> server_;
   std::uint64_t id_ = 0;
+};
+
+// How a pager watches a clone, and what is brought in before anybody asks.
+struct MemoryOptions {
+  uffd::FaultOptions faults = {};
+  HotSetPlan hot_set = {};
 };
 
 struct LoadedMemory {
@@ -69,11 +81,11 @@ struct LoadedMemory {
   PagedClone pager;
   vmm::GuestMemory memory;
   vmm::Attach attach;  // what of it needs a slot at once
+  std::unique_ptr<Populating> populating;
 };
 
-// `faults` is for loader uffd.
 Result<LoadedMemory> load_memory(Loader loader,
                                  const std::shared_ptr<const OpenedSnapshot>& snapshot,
-                                 const uffd::FaultOptions& faults = {});
+                                 const MemoryOptions& options = {});
 
 }  // namespace volt::snapshot

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "formats/hot_set.h"
+
 namespace volt::snapshot {
 
 std::uint64_t memory_bytes(const formats::v1::Memory& memory) {
@@ -15,6 +17,23 @@ std::uint64_t guest_address(const formats::v1::Memory& memory, std::uint64_t fil
     return file_offset - each.file_offset() < each.size_bytes();
   });
   return region->guest_base() + (file_offset - region->file_offset());
+}
+
+std::optional<std::uint64_t> file_offset(const formats::v1::Memory& memory, std::uint64_t address) {
+  for (const auto& region : memory.regions()) {
+    const std::uint64_t offset = address - region.guest_base();
+    if (offset < region.size_bytes()) return region.file_offset() + offset;
+  }
+  return std::nullopt;
+}
+
+std::optional<std::uint64_t> data_offset(const formats::v1::Memory& memory, std::uint64_t page) {
+  const auto offset = file_offset(memory, page * formats::kHotPageBytes);
+  if (!offset) return std::nullopt;
+  const bool data = std::ranges::any_of(memory.data(), [&](const auto& extent) {
+    return *offset - extent.file_offset() < extent.size_bytes();
+  });
+  return data ? offset : std::nullopt;
 }
 
 Result<> check_agreement(const formats::v1::Memory& memory, const formats::MemoryIndex& index) {

@@ -80,8 +80,11 @@ Sandbox::Facts facts_of(const OpenedSnapshot& snapshot) {
 }
 
 // What a clone has not written it shows from its snapshot, unless everything was copied.
-Sandbox::Origin origin_of(const std::shared_ptr<const OpenedSnapshot>& snapshot, Loader loader) {
-  return {.shown = loader == Loader::kCopy ? nullptr : snapshot,
+Sandbox::Origin origin_of(const std::shared_ptr<const OpenedSnapshot>& snapshot,
+                          const Restored& restored) {
+  const bool copied =
+      restored.loader.loader == Loader::kCopy && restored.hot_set.role != HotSetRole::kRecording;
+  return {.shown = copied ? nullptr : snapshot,
           .unit_bytes = snapshot->manifest().memory().unit_bytes()};
 }
 
@@ -105,19 +108,21 @@ Result<Restored> restore(const vmm::Kvm& kvm, const Store& store, const Referenc
   if (verify_first) VOLT_TRY(check_memory(*snapshot));
   phases.resolve_ns = laps.lap();
 
-  // 3. Build the VM: no guest in it yet.
+  // 3. Memory: mapped, faulted in or copied, as the loader does; its hot set begins to arrive.
+  restored.hot_set = VOLT_TRY(plan_hot_set(options.hot_set, *snapshot));
+  LoadedMemory loaded =
+      VOLT_TRY(load_memory(restored.loader.loader, snapshot, {options.faults, restored.hot_set}));
+  phases.memory_ns = laps.lap();
+
+  // 4. Build the VM around it: no guest in it yet.
   const std::size_t cpus = static_cast<std::size_t>(snapshot->state().vcpus_size());
   std::unique_ptr<vmm::Machine> machine = VOLT_TRY(vmm::Machine::build(kvm, cpus));
   phases.vm_ns = laps.lap();
-
-  // 4. Memory: mapped, faulted in or copied, as the loader does.
-  LoadedMemory loaded = VOLT_TRY(load_memory(restored.loader.loader, snapshot));
-  phases.memory_ns = laps.lap();
-  auto sandbox =
-      std::make_unique<Sandbox>(std::move(loaded.pager), std::move(machine), facts_of(*snapshot),
-                                origin_of(snapshot, restored.loader.loader));
+  auto sandbox = std::make_unique<Sandbox>(std::move(loaded.pager), std::move(machine),
+                                           facts_of(*snapshot), origin_of(snapshot, restored));
   const vmm::Attach how = attach_how(loaded, snapshot->state());
   VOLT_TRY(sandbox->machine().attach_memory(std::move(loaded.memory), how));
+  sandbox->keep(std::move(loaded.populating));
   phases.slots_ns = laps.lap();
 
   // 5. State: registers at the resume entry, or all that each CPU had.

@@ -31,12 +31,15 @@ struct RestoreOptions {
   // the loader (see snapshot/README.md).
   enum class Verify { kAsLoaderDoes, kEverythingFirst };
   Verify verify = Verify::kAsLoaderDoes;
+  HotSetMode hot_set = HotSetMode::kOff;
+  uffd::FaultOptions faults = {};
 };
 
 struct Restored {
   std::unique_ptr<Sandbox> sandbox;  // has not run yet
   RestorePhases phases;
   ChosenLoader loader;
+  HotSetPlan hot_set;
 };
 
 Result<Restored> restore(const vmm::Kvm& kvm, const Store& store, const Reference& reference,

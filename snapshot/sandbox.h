@@ -54,6 +54,10 @@ class Sandbox {
   // The snapshot it was restored from, if it was.
   std::optional<formats::Sha256> parent() const;
 
+  // For as long as its memory is there.
+  void keep(std::unique_ptr<Populating> populating) { populating_ = std::move(populating); }
+  uffd::Recording take_recording() { return pager_.take_recording(); }
+
   // One call into the guest. The first one fails unless the guest has taken over the identity it
   // was given. A page that cannot be had is reported with the pager's reason.
   Result<vmm::Reply> call(const vmm::Call& call, vmm::Deadline deadline,
@@ -70,6 +74,7 @@ class Sandbox {
   std::unique_ptr<vmm::Machine> machine_;
   Facts facts_;
   Origin origin_;
+  std::unique_ptr<Populating> populating_;
   bool identity_checked_ = false;
 };
 

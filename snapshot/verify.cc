@@ -8,6 +8,7 @@
 #include <cstring>
 #include <map>
 
+#include "snapshot/hot_set.h"
 #include "snapshot/packs.h"
 #include "snapshot/storage.h"
 #include "vmm/os/file.h"
@@ -35,6 +36,7 @@ Result<Verified> verify_opened(const OpenedSnapshot& snapshot, Depth depth) {
   VOLT_TRY(check_index_file(snapshot));
   if (!snapshot.is_raw()) VOLT_TRY(snapshot.units().check_all());
   VOLT_TRY(snapshot.check_agreement());
+  VOLT_TRY(read_hot_set(snapshot));
   if (depth == Depth::kHeads) return Verified{};
   return check_memory(snapshot);
 }

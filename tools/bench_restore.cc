@@ -8,8 +8,8 @@
 #include <nlohmann/json.hpp>
 
 #include "bench/floor.h"
-#include "snapshot/capture.h"
 #include "snapshot/restore.h"
+#include "tools/bench_scratch.h"
 #include "tools/commands.h"
 #include "tools/context.h"
 #include "tools/guest_call.h"
@@ -18,6 +18,7 @@
 #include "tools/restore_report.h"
 #include "tools/size.h"
 #include "tools/working_set_sum.h"
+#include "vmm/os/file.h"
 
 namespace volt::tools {
 namespace {
@@ -29,6 +30,9 @@ constexpr Option kOptions[] = {
     kMemoryOption,
     kWorkingSetOption,
     {"--touch", "PAGES", "pages the first call writes (1)"},
+    {"--store", "raw|packed", "how its memory is stored, without --ref (raw)"},
+    {"--hotset", "use|off", "record a hot set first, then replay it (off)"},
+    {"--cache", "warm|cold", "cold: drop its files from the page cache before each restore (warm)"},
     {"--verify", "", "after each restore, untimed: scan the whole working set"},
     kTimeoutOption,
 };
@@ -39,7 +43,8 @@ struct Plan {
   std::uint64_t runs = 0;
   std::string reference_text;
   snapshot::RestoreOptions options;
-  std::string memory_file;
+  bool cold = false;
+  std::string memory_file;  // raw, for the floor
   std::uint64_t ram_bytes = 0;
   std::uint64_t stored_bytes = 0;
   std::uint64_t boot_us = 0;
@@ -56,6 +61,8 @@ struct Report {
   std::map<std::string, Samples> floor_steps;
   PhaseSamples phases;
   snapshot::ChosenLoader loader;
+  nlohmann::ordered_json hot_set;       // of the last clone
+  uffd::FaultCounts faults;             // the same
   std::vector<volt_floor::Slot> slots;  // as the product's first clone had them
   std::uint64_t verified = 0;
 };
@@ -73,6 +80,13 @@ Result<Plan> parse_plan(const Arguments& arguments) {
   plan.runs = VOLT_TRY(arguments.number("-n", 200));
   plan.options.loader = VOLT_TRY(snapshot::parse_loader(arguments.get("--loader", "auto")));
   plan.touched = VOLT_TRY(arguments.number("--touch", 1));
+  plan.options.hot_set = VOLT_TRY(hot_set_mode(arguments, "off"));
+  const std::string cache = arguments.get("--cache", "warm");
+  plan.cold = cache == "cold";
+  if (!plan.cold && cache != "warm") return fail(Code::kInvalid, "--cache: warm or cold");
+  if (plan.options.hot_set == snapshot::HotSetMode::kRecord) {
+    return fail(Code::kInvalid, "--hotset: use or off");
+  }
   VOLT_TRY(deadline_of(arguments));
   if (plan.runs == 0 || plan.runs > kMaxRuns) return fail(Code::kInvalid, "-n: 1 to 1000000");
   if (plan.touched > kMaxTouch) return fail(Code::kInvalid, "--touch: at most 100000");
@@ -80,7 +94,7 @@ Result<Plan> parse_plan(const Arguments& arguments) {
     VOLT_TRY(boot_request(arguments));
     return plan;
   }
-  for (const char* option : {"--memory", "--working-set"}) {
+  for (const char* option : {"--memory", "--working-set", "--store"}) {
     if (arguments.has(option)) {
       return fail(Code::kInvalid,
                   std::string(option) + " is fixed by the snapshot that --ref names");
@@ -97,8 +111,13 @@ Result<> complete_plan(Plan& plan, const Arguments& arguments, const snapshot::S
   plan.ram_bytes = opened.memory_bytes();
   plan.stored_bytes = opened.manifest().memory().stored_bytes();
   plan.boot_us = opened.manifest().boot_us();
-  plan.memory_file =
-      store.path() + "/snapshots/" + formats::to_hex(opened.digest()) + "/" + snapshot::kMemoryFile;
+  if (plan.memory_file.empty()) {
+    if (!opened.is_raw()) {
+      return fail(Code::kConflict, "--ref: its memory is packed, and the floor needs it raw");
+    }
+    plan.memory_file = store.path() + "/snapshots/" + formats::to_hex(opened.digest()) + "/" +
+                       snapshot::kMemoryFile;
+  }
   const std::uint64_t pages = plan.guest.working_set_bytes() / guest_abi::kPageBytes;
   if (plan.touched > pages) {
     return fail(Code::kInvalid, "--touch: the working set has " + std::to_string(pages) + " pages");
@@ -170,16 +189,45 @@ Result<> run_floor(const Fd& kvm, const Plan& plan, Report& report) {
   return {};
 }
 
+// So that the next restore reads its files from the disk. Synced files only: dirty pages stay.
+Result<> drop_cache(const snapshot::Store& store, const snapshot::Reference& reference,
+                    const Plan& plan) {
+  const auto opened = VOLT_TRY(snapshot::OpenedSnapshot::open(store, reference));
+  const auto drop = [](int fd) { ::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED); };
+  if (opened.is_raw()) drop(opened.memory().get());
+  for (const auto& container : opened.containers()) drop(container.file.get());
+  const Fd raw = VOLT_TRY(open_at(AT_FDCWD, plan.memory_file.c_str(), O_RDONLY));
+  drop(raw.get());
+  return {};
+}
+
+// What the product touches, once, before anything is measured.
+Result<> record_hot_set(const Arguments& arguments, const vmm::Kvm& kvm,
+                        const snapshot::Store& store, const Plan& plan) {
+  snapshot::RestoreOptions options = plan.options;
+  options.hot_set = snapshot::HotSetMode::kRecord;
+  const auto reference = VOLT_TRY(snapshot::Reference::parse(plan.reference_text));
+  snapshot::Restored restored = VOLT_TRY(snapshot::restore(kvm, store, reference, options));
+  const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
+  VOLT_TRY(snapshot::first_call(restored, plan.touch, deadline, vmm::HostServices{}));
+  return keep_recording(restored, snapshot::HotSetMode::kRecord);
+}
+
 Result<> run_product(const vmm::Kvm& kvm, const snapshot::Store& store, const Plan& plan,
                      vmm::Deadline deadline, Report& report) {
   const vmm::HostServices services;
   const auto reference = VOLT_TRY(snapshot::Reference::parse(plan.reference_text));
+  if (plan.cold) VOLT_TRY(drop_cache(store, reference, plan));
   snapshot::Restored restored = VOLT_TRY(snapshot::restore(kvm, store, reference, plan.options));
   const vmm::Reply reply = VOLT_TRY(snapshot::first_call(restored, plan.touch, deadline, services));
   report.restore.add(restored.phases.total_ns());
   report.restore_slots.add(restored.phases.slots_ns);
   report.phases.add(restored.phases);
   report.loader = restored.loader;
+  if (plan.options.hot_set != snapshot::HotSetMode::kOff) {
+    report.hot_set = hot_set_json(restored);
+  }
+  if (const auto* server = restored.sandbox->pager().server()) report.faults = server->counts();
   if (report.slots.empty()) report.slots = slots_of(*restored.sandbox);
   bool right = reply.checksum == plan.touch_sum;
   if (right && plan.scan_sum) {
@@ -195,6 +243,10 @@ Result<> run_product(const vmm::Kvm& kvm, const snapshot::Store& store, const Pl
 Result<Report> measure(const Arguments& arguments, const vmm::Kvm& kvm,
                        const snapshot::Store& store, const Plan& plan) {
   Report report;
+  if (plan.options.hot_set == snapshot::HotSetMode::kUse) {
+    progress("recording a hot set ...");
+    VOLT_TRY(record_hot_set(arguments, kvm, store, plan));
+  }
   const Fd floor_kvm{::open("/dev/kvm", O_RDWR | O_CLOEXEC)};
   if (!floor_kvm.valid()) return sys_error("open", "/dev/kvm");
   for (std::uint64_t i = 0; i < plan.runs; ++i) {
@@ -240,6 +292,9 @@ nlohmann::ordered_json json_of(const Plan& plan, const Report& report) {
             {"restore", tenth(report.restore_slots.quantile(0.5))}}},
           {"ratio_p50", ratio_of(report)},
           {"verified", report.verified},
+          {"cache", plan.cold ? "cold" : "warm"},
+          {"hot_set", report.hot_set},
+          {"last_clone_faults", faults_json(report.faults)},
           {"host", host_facts_json()}};
 }
 
@@ -269,38 +324,6 @@ std::string text_of(const Plan& plan, const Report& report) {
          human_size(plan.ram_bytes) + line;
 }
 
-// A snapshot for the bench alone, in a data directory of its own that goes away with it.
-class Scratch {
- public:
-  static Result<Scratch> make(const Arguments& arguments, const vmm::Kvm& kvm) {
-    const char* base = std::getenv("TMPDIR");
-    std::string path = std::string(base == nullptr ? "/tmp" : base) + "/volt-bench-XXXXXX";
-    if (::mkdtemp(path.data()) == nullptr) return sys_error("mkdtemp", path);
-    Scratch scratch(path);
-    progress("making a snapshot to measure ...");
-    const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
-    const snapshot::BootedSandbox booted = VOLT_TRY(boot_guest(kvm, arguments, deadline));
-    VOLT_TRY(snapshot::capture(kvm, *booted.sandbox, scratch.store_, scratch.reference(), {}));
-    return scratch;
-  }
-  Scratch(Scratch&& other) noexcept : store_(std::exchange(other.store_, snapshot::Store(""))) {}
-  Scratch& operator=(Scratch&&) = delete;
-  ~Scratch() {
-    if (store_.path().empty()) return;
-    [[maybe_unused]] const Result<> removed = store_.remove(reference());
-    for (const char* folder : {"/snapshots", "/names", ""}) {
-      ::rmdir((store_.path() + folder).c_str());
-    }
-  }
-
-  const snapshot::Store& store() const { return store_; }
-  static snapshot::Reference reference() { return {"bench", "latest", std::nullopt}; }
-
- private:
-  explicit Scratch(std::string path) : store_(std::move(path)) {}
-  snapshot::Store store_;
-};
-
 Result<int> report_on(const Arguments& arguments, const vmm::Kvm& kvm, const snapshot::Store& store,
                       const snapshot::Reference& reference, Plan plan) {
   VOLT_TRY(complete_plan(plan, arguments, store, reference));
@@ -322,8 +345,9 @@ Result<int> run(const Arguments& arguments) {
     const snapshot::Store store = VOLT_TRY(open_store());
     return report_on(arguments, kvm, store, reference, std::move(plan));
   }
-  const Scratch scratch = VOLT_TRY(Scratch::make(arguments, kvm));
-  return report_on(arguments, kvm, scratch.store(), Scratch::reference(), std::move(plan));
+  const BenchScratch scratch = VOLT_TRY(BenchScratch::make(arguments, kvm));
+  plan.memory_file = scratch.raw_memory();
+  return report_on(arguments, kvm, scratch.store(), BenchScratch::reference(), std::move(plan));
 }
 
 }  // namespace

@@ -11,7 +11,7 @@
 namespace volt::tools {
 namespace {
 
-constexpr Option kOptions[] = {kLoaderOption, kTimeoutOption};
+constexpr Option kOptions[] = {kLoaderOption, kHotSetOption, kTimeoutOption};
 
 Result<int> run(const Arguments& arguments) {
   const std::span<const std::string> words = arguments.positional();
@@ -19,7 +19,8 @@ Result<int> run(const Arguments& arguments) {
   const vmm::Call call = VOLT_TRY(parse_call(words.subspan(1)));
   const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
   const snapshot::RestoreOptions options = {
-      .loader = VOLT_TRY(snapshot::parse_loader(arguments.get("--loader", "auto")))};
+      .loader = VOLT_TRY(snapshot::parse_loader(arguments.get("--loader", "auto"))),
+      .hot_set = VOLT_TRY(hot_set_mode(arguments, "use"))};
   const snapshot::Store store = VOLT_TRY(open_store());
   const vmm::Kvm kvm = VOLT_TRY(vmm::Kvm::open());
   snapshot::Restored restored = VOLT_TRY(snapshot::restore(kvm, store, reference, options));
@@ -29,11 +30,13 @@ Result<int> run(const Arguments& arguments) {
     VOLT_TRY(print_json({{"schema", "volt.call/v1"},
                          {"snapshot", reference.text()},
                          {"loader", loader_json(restored.loader)},
+                         {"hot_set", snapshot::role_name(restored.hot_set.role)},
                          {"phases_us", phases_json(restored.phases)},
                          {"reply", reply_json(call, reply)}}));
   } else {
     VOLT_TRY(print_text(reply_text(call, reply)));
   }
+  VOLT_TRY(keep_recording(restored, options.hot_set));
   // The kernel takes the VM down with the process; waiting for it would double the command's time.
   [[maybe_unused]] const snapshot::Sandbox* left = restored.sandbox.release();
   return 0;

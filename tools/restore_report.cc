@@ -32,6 +32,48 @@ void PhaseSamples::add(const snapshot::RestorePhases& run) {
   total.add(run.total_ns());
 }
 
+Result<snapshot::HotSetMode> hot_set_mode(const Arguments& arguments, std::string_view otherwise) {
+  return VOLT_TRY_IN("--hotset",
+                     snapshot::parse_hot_set_mode(arguments.get("--hotset", otherwise)));
+}
+
+Result<> keep_recording(snapshot::Restored& restored, snapshot::HotSetMode asked) {
+  if (restored.hot_set.role != snapshot::HotSetRole::kRecording) return {};
+  const Result<std::uint64_t> pages = snapshot::save_hot_set(*restored.sandbox);
+  if (pages) {
+    restored.hot_set.set.pages.resize(*pages);
+  } else if (asked == snapshot::HotSetMode::kRecord) {
+    return std::unexpected(pages.error());
+  } else {
+    std::fprintf(stderr, "note: no hot set was kept: %s\n", pages.error().context.c_str());
+  }
+  return {};
+}
+
+nlohmann::ordered_json hot_set_json(const snapshot::Restored& restored) {
+  const snapshot::HotSetPlan& plan = restored.hot_set;
+  nlohmann::ordered_json json = {{"role", snapshot::role_name(plan.role)},
+                                 {"why", plan.why},
+                                 {"pages", plan.set.pages.size()}};
+  if (plan.role != snapshot::HotSetRole::kReplayed) return json;
+  if (const auto score = snapshot::score_hot_set(plan.set, *restored.sandbox)) {
+    json["hits"] = score->hits;
+    json["misses"] = score->misses;
+    json["waste"] = score->waste;
+  }
+  return json;
+}
+
+nlohmann::ordered_json faults_json(const uffd::FaultCounts& faults) {
+  return {{"faults", faults.faults},
+          {"units_filled", faults.units_filled},
+          {"woken_only", faults.woken_only},
+          {"units_failed", faults.units_failed},
+          {"prefetched", faults.prefetched},
+          {"prefetch_hits", faults.prefetch_hits},
+          {"overtakes", faults.overtakes}};
+}
+
 nlohmann::ordered_json loader_json(const snapshot::ChosenLoader& loader) {
   return {{"used", snapshot::loader_name(loader.loader)}, {"why", loader.why}};
 }

@@ -17,6 +17,7 @@ namespace {
 constexpr Option kOptions[] = {
     {"--count", "N", "how many clones, one after another (1)"},
     kLoaderOption,
+    kHotSetOption,
     {"--verify", "", "check every page before a guest runs, and its whole working set after"},
     kTimeoutOption,
 };
@@ -25,6 +26,7 @@ constexpr std::uint64_t kMaxCount = 1'000'000;
 struct Report {
   PhaseSamples samples;
   snapshot::ChosenLoader loader;
+  nlohmann::ordered_json hot_set;  // of the last clone
   std::uint64_t verified = 0;
   bool from_seed = false;  // what was expected came from the seed, not from the capture's sums
   uffd::FaultCounts faults;
@@ -50,7 +52,8 @@ Result<Report> restore_all(const Arguments& arguments, const snapshot::Reference
   const snapshot::RestoreOptions options = {
       .loader = VOLT_TRY(snapshot::parse_loader(arguments.get("--loader", "auto"))),
       .verify = verify ? snapshot::RestoreOptions::Verify::kEverythingFirst
-                       : snapshot::RestoreOptions::Verify::kAsLoaderDoes};
+                       : snapshot::RestoreOptions::Verify::kAsLoaderDoes,
+      .hot_set = VOLT_TRY(hot_set_mode(arguments, "use"))};
   VOLT_TRY(deadline_of(arguments));  // what is wrong with it is said before KVM is asked for
   const snapshot::Store store = VOLT_TRY(open_store());
   const vmm::Kvm kvm = VOLT_TRY(vmm::Kvm::open());
@@ -71,6 +74,8 @@ Result<Report> restore_all(const Arguments& arguments, const snapshot::Reference
     if (!expected) expected = verify ? expected_scan(guest) : guest.health_checksum();
     report.from_seed = verify && guest.calls_size() == 0;
     if (VOLT_TRY(is_right(restored, reply, verify, *expected, deadline))) ++report.verified;
+    VOLT_TRY(keep_recording(restored, options.hot_set));
+    if (i + 1 == count) report.hot_set = hot_set_json(restored);
     if (const auto* server = restored.sandbox->pager().server()) report.faults = server->counts();
     if ((i + 1) % 50 == 0 && i + 1 < count) {
       progress(std::to_string(i + 1) + " of " + std::to_string(count) + " restored");
@@ -79,12 +84,23 @@ Result<Report> restore_all(const Arguments& arguments, const snapshot::Reference
   return report;
 }
 
+std::string hot_set_line(const nlohmann::ordered_json& json) {
+  if (json["role"] == "off") return "";
+  std::string line = "hot set: " + json["role"].get<std::string>() + " (" +
+                     json["why"].get<std::string>() + "), " + json["pages"].dump() + " pages";
+  for (const char* key : {"hits", "misses", "waste"}) {
+    if (json.contains(key)) line += ", " + json[key].dump() + " " + key;
+  }
+  return line + "\n";
+}
+
 std::string text_of(const Report& report, const snapshot::Reference& reference) {
   const std::size_t count = report.samples.total.count();
   std::string text = reference.text() + ": " + std::to_string(report.verified) + " of " +
                      std::to_string(count) + " verified, loader " +
                      snapshot::loader_name(report.loader.loader) + " (" + report.loader.why +
-                     ")\n\n" + table_head("phase", {"p50 us", "p99 us", "max us"});
+                     ")\n" + hot_set_line(report.hot_set) + "\n" +
+                     table_head("phase", {"p50 us", "p99 us", "max us"});
   const auto row = [](const char* name, const Samples& samples) {
     return table_row(name, {samples.quantile(0.5), samples.quantile(0.99), samples.quantile(1)});
   };
@@ -107,12 +123,11 @@ nlohmann::ordered_json json_of(const Report& report, const snapshot::Reference& 
                                  {"verified", report.verified},
                                  {"expected_from", report.from_seed ? "seed" : "capture"},
                                  {"loader", loader_json(report.loader)},
+                                 {"hot_set", report.hot_set},
                                  {"phases_us", std::move(phases)},
                                  {"total_us", report.samples.total.json()}};
   if (report.loader.loader == snapshot::Loader::kUffd) {
-    json["last_clone_faults"] = {{"faults", report.faults.faults},
-                                 {"units_filled", report.faults.units_filled},
-                                 {"woken_only", report.faults.woken_only}};
+    json["last_clone_faults"] = faults_json(report.faults);
   }
   return json;
 }
