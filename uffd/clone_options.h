@@ -42,7 +42,8 @@ struct CloneOptions {
   std::size_t recorded_pages_max = 0;
   // For memory of another process where the kernel cannot poison: called without any lock, on any
   // thread. Whoever owns the memory makes the unit's range inaccessible, then wakes it. kNoUnit: a
-  // page outside every view, which its owner should not have registered.
+  // page outside every view, which its owner should not have registered. A call may be under way
+  // while forget() returns.
   std::function<void(std::uint64_t unit)> on_lost = {};
 };
 

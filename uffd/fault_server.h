@@ -63,7 +63,8 @@ class FaultServer final : private UnitSink {
   void forget(std::uint64_t clone);
   void detach(std::uint64_t clone);
 
-  // Asks for units before anybody needs them; a fault overtakes. On any thread.
+  // Asks for units before anybody needs them; a fault overtakes. On any thread, which a source that
+  // answers before it returns keeps until it has.
   Result<> prefetch(std::span<const UnitRange> units);
 
   // What a clone of kind kRecording touched first since the last time, in order.

@@ -79,6 +79,18 @@ TEST_F(WaitingTest, AnAnswerThatComesTwiceIsTakenOnce) {
   EXPECT_FALSE(hand.server->failure());
 }
 
+TEST_F(WaitingTest, AnAnswerThatNobodyAskedForIsIgnored) {
+  Hand hand;
+  const UnitRange wanted[] = {{8, 1}};
+  ASSERT_TRUE(hand.server->prefetch(wanted));
+  for (const std::uint64_t unit : {std::uint64_t{7}, kUnits, ~std::uint64_t{0}}) {
+    hand.book->asker().filled(unit, unit_bytes(7));
+    hand.book->fail(unit, "unasked");
+  }
+  EXPECT_EQ(hand.server->counts().units_filled, 0u);
+  EXPECT_FALSE(hand.server->failure());
+}
+
 // Nobody needs it yet: whoever does asks again, and has the reason then.
 TEST_F(WaitingTest, APrefetchThatFailsLosesNothing) {
   Hand hand;
