@@ -134,8 +134,11 @@ const char* role_name(HotSetRole role) {
   return "?";
 }
 
-Result<HotSetPlan> plan_hot_set(HotSetMode mode, const OpenedSnapshot& snapshot) {
+Result<HotSetPlan> plan_hot_set(HotSetMode mode, const OpenedSnapshot& snapshot, bool all_at_once) {
   if (mode == HotSetMode::kOff) return HotSetPlan{};
+  if (mode == HotSetMode::kUse && all_at_once) {
+    return HotSetPlan{HotSetRole::kNone, "loader copy brings all memory in any case", {}};
+  }
   if (mode == HotSetMode::kUse) {
     auto set = VOLT_TRY(read_hot_set(snapshot));
     if (set) return HotSetPlan{HotSetRole::kReplayed, "recorded before", *std::move(set)};

@@ -40,7 +40,8 @@ struct HotSetPlan {
   std::string why;      // in words
   formats::HotSet set;  // kReplayed
 };
-Result<HotSetPlan> plan_hot_set(HotSetMode mode, const OpenedSnapshot& snapshot);
+// `all_at_once`: the loader brings all memory in any case, so there is nothing to replay.
+Result<HotSetPlan> plan_hot_set(HotSetMode mode, const OpenedSnapshot& snapshot, bool all_at_once);
 
 // Units of the image that hold the hot pages, in the order of first touch.
 std::vector<uffd::UnitRange> hot_units(const formats::HotSet& set, const OpenedSnapshot& snapshot);

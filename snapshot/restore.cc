@@ -109,7 +109,8 @@ Result<Restored> restore(const vmm::Kvm& kvm, const Store& store, const Referenc
   phases.resolve_ns = laps.lap();
 
   // 3. Memory: mapped, faulted in or copied, as the loader does; its hot set begins to arrive.
-  restored.hot_set = VOLT_TRY(plan_hot_set(options.hot_set, *snapshot));
+  restored.hot_set =
+      VOLT_TRY(plan_hot_set(options.hot_set, *snapshot, restored.loader.loader == Loader::kCopy));
   LoadedMemory loaded =
       VOLT_TRY(load_memory(restored.loader.loader, snapshot, {options.faults, restored.hot_set}));
   phases.memory_ns = laps.lap();

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <nlohmann/json.hpp>
 
 namespace volt::tools {
@@ -45,7 +44,7 @@ Result<> keep_recording(snapshot::Restored& restored, snapshot::HotSetMode asked
   } else if (asked == snapshot::HotSetMode::kRecord) {
     return std::unexpected(pages.error());
   } else {
-    std::fprintf(stderr, "note: no hot set was kept: %s\n", pages.error().context.c_str());
+    restored.hot_set.why = "not kept: " + pages.error().context;
   }
   return {};
 }
@@ -65,12 +64,9 @@ nlohmann::ordered_json hot_set_json(const snapshot::Restored& restored) {
 }
 
 nlohmann::ordered_json faults_json(const uffd::FaultCounts& faults) {
-  return {{"faults", faults.faults},
-          {"units_filled", faults.units_filled},
-          {"woken_only", faults.woken_only},
-          {"units_failed", faults.units_failed},
-          {"prefetched", faults.prefetched},
-          {"prefetch_hits", faults.prefetch_hits},
+  return {{"faults", faults.faults},         {"units_filled", faults.units_filled},
+          {"woken_only", faults.woken_only}, {"units_failed", faults.units_failed},
+          {"prefetched", faults.prefetched}, {"prefetch_hits", faults.prefetch_hits},
           {"overtakes", faults.overtakes}};
 }
 

@@ -19,7 +19,7 @@ inline constexpr Option kHotSetOption = {
     "--hotset", "use|record|off", "what to do with the pages touched first (use; records if none)"};
 Result<snapshot::HotSetMode> hot_set_mode(const Arguments& arguments, std::string_view otherwise);
 // After the first calls of a recording restore. Where nobody asked for a recording, one that cannot
-// be kept is a note on stderr: the calls were answered.
+// be kept is told in the report: the calls were answered.
 Result<> keep_recording(snapshot::Restored& restored, snapshot::HotSetMode asked);
 // {role, why, pages}, and how much of it was used where it was replayed.
 nlohmann::ordered_json hot_set_json(const snapshot::Restored& restored);

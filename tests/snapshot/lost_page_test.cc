@@ -39,7 +39,7 @@ class LostPageTest : public SnapshotTest, public testing::WithParamInterface<Los
   std::unique_ptr<Sandbox> clone() const {
     std::unique_ptr<vmm::Machine> machine = must(vmm::Machine::build(kvm(), 1));
     snapshot::LoadedMemory loaded =
-        must(load_memory(Loader::kUffd, snapshot_, {.lost_pages = GetParam()}));
+        must(load_memory(Loader::kUffd, snapshot_, {.faults = {.lost_pages = GetParam()}}));
     must(machine->attach_memory(std::move(loaded.memory), loaded.attach));
     const auto& resume = snapshot_->state().resume();
     machine->start(vmm::micro_regs(resume.entry(), resume.stack_top(), resume.argument()),
