@@ -81,7 +81,9 @@ Sandbox::Facts facts_of(const OpenedSnapshot& snapshot) {
 
 // What a clone has not written it shows from its snapshot, unless everything was copied.
 Sandbox::Origin origin_of(const std::shared_ptr<const OpenedSnapshot>& snapshot, Loader loader) {
-  return {.shown = loader == Loader::kCopy ? nullptr : snapshot,
+  using Memory = Sandbox::Origin::Memory;
+  return {.memory = loader == Loader::kCopy ? Memory::kCopied : Memory::kShown,
+          .snapshot = snapshot,
           .unit_bytes = snapshot->manifest().memory().unit_bytes()};
 }
 
