@@ -2,12 +2,15 @@
 
 #include <unistd.h>
 
-#include <algorithm>
-#include <cstring>
+#include <optional>
+#include <utility>
 
+#include "snapshot/clone_pages.h"
 #include "snapshot/compatibility.h"
+#include "snapshot/difference.h"
 #include "snapshot/memory_writer.h"
 #include "snapshot/state_codec.h"
+#include "snapshot/working_set.h"
 #include "vmm/identity.h"
 #include "vmm/os/file.h"
 
@@ -44,94 +47,102 @@ Result<formats::MachineState> read_state(const vmm::Kvm& kvm, Sandbox& sandbox) 
   return state;
 }
 
+using Memory = Sandbox::Origin::Memory;
+
 struct Written {
   std::vector<formats::IndexEntry> entries;
   UnitCounts counts;
-  bool same_working_set;  // as the parent's
+  std::vector<std::uint64_t> changed;  // units, where they were compared with a parent's
+  std::vector<std::uint64_t> left;     // see CloneUnits; of a difference
 };
 
-// Where the working set is in the memory file: one range, whatever hole there is in the guest's
-// addresses.
-Result<std::uint64_t> working_set_place(const vmm::GuestMemory& memory,
-                                        const formats::v1::Guest& guest) {
-  return place_of(memory, guest_abi::working_set_page(guest.working_set_base(), 0));
+ShownBy how_shown(const Sandbox& sandbox) {
+  if (sandbox.origin().memory == Memory::kCopied) return ShownBy::kCopy;
+  return sandbox.pager().server() == nullptr ? ShownBy::kMap : ShownBy::kPager;
 }
 
-Result<bool> overlaps_working_set(const vmm::GuestMemory& memory, const formats::v1::Guest& guest,
-                                  std::span<const std::uint64_t> units, std::uint64_t unit_bytes) {
-  if (guest.working_set_bytes() == 0) return false;
-  const std::uint64_t first = VOLT_TRY(working_set_place(memory, guest));
-  for (const std::uint64_t unit : units) {
-    const std::uint64_t place = VOLT_TRY(place_of(memory, unit));
-    if (place < first + guest.working_set_bytes() && first < place + unit_bytes) return true;
-  }
-  return false;
-}
-
-// Everything a sandbox's memory holds. What it still shows of its parent is not read through it.
-Result<Written> write_sandbox(const Sandbox& sandbox, std::uint64_t unit_bytes, const Fd& file) {
+// What a sandbox's memory holds: everything, or what is not its parent's. What it still shows of
+// its parent is not read through it.
+Result<Written> write_sandbox(const Sandbox& sandbox, std::uint64_t unit_bytes, CaptureMode mode,
+                              PageFinder finder, const Fd& file) {
   const vmm::GuestMemory& memory = sandbox.machine().memory();
-  if (sandbox.origin().shown == nullptr) {
+  if (sandbox.origin().memory != Memory::kShown && mode == CaptureMode::kFull) {
     OwnUnits units(unit_bytes);
     auto entries = VOLT_TRY(write_memory(memory, units, unit_bytes, file));
     const UnitCounts counts = {.changed = entries.size()};
-    return Written{std::move(entries), counts, false};
+    return Written{std::move(entries), counts, {}, {}};
   }
-  const uffd::FaultServer* const pager = sandbox.pager().server();
   // Whoever stopped at such a page stands in the midst of an instruction.
-  if (pager != nullptr && pager->failure()) {
+  if (const uffd::FaultServer* const pager = sandbox.pager().server();
+      pager != nullptr && pager->failure()) {
     return fail(Code::kPageLost, "a page of guest memory cannot be had");
   }
-  ParentUnits parent = VOLT_TRY(
-      ParentUnits::of(*sandbox.origin().shown, pager == nullptr ? ShownBy::kMap : ShownBy::kPager));
-  CloneUnits units(std::move(parent), unit_bytes);
+  CloneUnits units = VOLT_TRY(
+      CloneUnits::of(*sandbox.origin().snapshot, how_shown(sandbox), unit_bytes,
+                     mode == CaptureMode::kDiff ? Unchanged::kLeave : Unchanged::kRead, finder));
   auto entries = VOLT_TRY(write_memory(memory, units, unit_bytes, file));
-  const bool changed =
-      VOLT_TRY(overlaps_working_set(memory, sandbox.facts().guest, units.changed(), unit_bytes));
-  return Written{std::move(entries), units.counts(), !changed};
+  return Written{std::move(entries),
+                 units.counts(),
+                 {units.changed().begin(), units.changed().end()},
+                 units.left()};
 }
 
-// The guest's own sums over its working set, computed by the host from what was written to `file`.
-Result<> sum_working_set(const vmm::GuestMemory& memory, const Fd& file,
-                         formats::v1::Guest& guest) {
-  guest_abi::Checksum sum;
-  guest.set_health_checksum(sum.value());
-  guest.set_working_set_checksum(sum.value());
-  const std::uint64_t pages = guest.working_set_bytes() / guest_abi::kPageBytes;
-  if (pages == 0) return {};
-  const std::uint64_t first = VOLT_TRY(working_set_place(memory, guest));
-  std::vector<std::uint64_t> words(16 * guest_abi::kPageBytes / 8);
-  for (std::uint64_t at = 0, end = pages * guest_abi::kPageBytes; at < end;) {
-    const auto part =
-        std::as_writable_bytes(std::span(words)).first(std::min(words.size() * 8, end - at));
-    VOLT_TRY(read_exact(file, part, first + at, kMemoryFile));
-    const std::size_t health = at == 0 ? guest_abi::kPageBytes / 8 : 0;  // it sums the first page
-    sum.add_block(words.data(), health);
-    if (at == 0) guest.set_health_checksum(sum.value());
-    sum.add_block(words.data() + health, part.size() / 8 - health);
-    at += part.size();
+// The sums of the working set: the parent's where nothing of it changed.
+Result<> sum_written(const Sandbox& sandbox, const Written& written, std::uint64_t unit_bytes,
+                     CaptureMode mode, const Fd& file, formats::v1::Guest& guest) {
+  const vmm::GuestMemory& memory = sandbox.machine().memory();
+  const bool compared = sandbox.origin().memory == Memory::kShown || mode == CaptureMode::kDiff;
+  const bool changed =
+      !compared || VOLT_TRY(overlaps_working_set(memory, guest, written.changed, unit_bytes));
+  if (mode == CaptureMode::kDiff) {
+    if (!changed) return {};
+    return sum_changed_working_set(memory, file, written.changed, unit_bytes, guest);
   }
-  guest.set_working_set_checksum(sum.value());
-  return {};
+  if (!changed && guest.working_set_checksum() != 0) return {};
+  return sum_working_set(memory, file, guest);
+}
+
+// The parent's files, linked into the draft, if this can be a difference.
+Result<LinkedOrNot> link_parent(const Sandbox& sandbox, std::uint64_t unit_bytes,
+                                const Store& store, const Draft& draft) {
+  const Sandbox::Origin& origin = sandbox.origin();
+  if (origin.memory == Memory::kForeign) {
+    return LinkedOrNot{.parent = std::nullopt,
+                       .why_not = "its memory was filled by a handler that is not ours"};
+  }
+  if (origin.snapshot == nullptr) {
+    return fail(Code::kInvalid, "a guest that was booted has no parent to differ from");
+  }
+  if (unit_bytes != origin.unit_bytes) {
+    return fail(Code::kInvalid, "a difference has its parent's units, of " +
+                                    std::to_string(origin.unit_bytes) + " bytes");
+  }
+  LinkedOrNot linked = VOLT_TRY(LinkedParent::link(*origin.snapshot, draft.dir()));
+  if (linked.parent) return linked;
+  // It may be there still, but stored in other files by now.
+  const Reference by_digest = {.name = {}, .tag = {}, .digest = origin.snapshot->digest()};
+  const Result<OpenedSnapshot> now = OpenedSnapshot::open(store, by_digest);
+  return now ? LinkedParent::link(*now, draft.dir()) : linked;
 }
 
 // Leaves the memory as it is to be stored, and says what that takes.
 Result<std::uint64_t> store_memory(const Store& store, const Draft& draft, const Fd& memory,
-                                   std::span<const formats::IndexEntry> entries,
-                                   const formats::Manifest& manifest,
+                                   const CapturedUnits& all, const LinkedParent* parent,
                                    const CaptureOptions& options) {
   if (options.storage == Storage::kRaw) {
+    if (parent != nullptr) return store_as_layer(all, *parent, draft.dir(), memory);
     VOLT_TRY(sync(memory, kMemoryFile));
-    return manifest.memory().stored_bytes();
+    return all.entries.size() * all.unit_bytes;
   }
-  UnitsToPack units = {.entries = entries,
-                       .hot = {},
-                       .memory_digest = {},
-                       .unit_bytes = manifest.memory().unit_bytes(),
-                       .make_reader = raw_reader(memory, entries)};
-  const std::string& digest = manifest.memory().digest();
-  std::memcpy(units.memory_digest.data(), digest.data(), digest.size());
   const Packs packs = VOLT_TRY(Packs::open(store.packs(), Packs::Lock::kShared));
+  if (parent != nullptr) {
+    return store_in_packs(all, *parent, draft.dir(), memory, packs, options.pack);
+  }
+  const UnitsToPack units = {.entries = all.entries,
+                             .hot = {},
+                             .memory_digest = all.memory_digest,
+                             .unit_bytes = all.unit_bytes,
+                             .make_reader = raw_reader(memory, all.entries)};
   const StorageChange change = VOLT_TRY(pack_into(packs, draft.dir(), units, options.pack));
   if (::unlinkat(draft.dir().get(), kMemoryFile, 0) != 0) return sys_error("unlink", kMemoryFile);
   return change.written_bytes;
@@ -145,7 +156,32 @@ void add_labels(const CaptureOptions& options, formats::Manifest& manifest) {
   }
 }
 
+// All of it but the sums of the working set.
+Result<> fill_manifest(Sandbox& sandbox, const formats::MachineState& state,
+                       const CaptureOptions& options, formats::Manifest& manifest) {
+  manifest.set_created_by("volt " VOLT_VERSION);
+  manifest.set_created_unix_ns(vmm::wall_clock_ns());
+  *manifest.mutable_compatibility() = describe_host(state, VOLT_TRY(sandbox.machine().tsc_khz()));
+  add_labels(options, manifest);
+  manifest.set_parent(sandbox.facts().parent);
+  manifest.set_boot_us(sandbox.facts().boot_us);
+  const auto& generation = sandbox.machine().exchange().identity().generation;
+  manifest.mutable_guest()->set_generation(as_string(std::as_bytes(std::span(generation))));
+  return formats::check(manifest);
+}
+
 }  // namespace
+
+const char* capture_mode_name(CaptureMode mode) {
+  return mode == CaptureMode::kFull ? "full" : "diff";
+}
+
+Result<CaptureMode> parse_capture_mode(std::string_view name) {
+  for (const CaptureMode mode : {CaptureMode::kFull, CaptureMode::kDiff}) {
+    if (name == capture_mode_name(mode)) return mode;
+  }
+  return fail(Code::kInvalid, "mode '" + std::string(name) + "': full or diff");
+}
 
 Result<Captured> capture(const vmm::Kvm& kvm, Sandbox& sandbox, const Store& store,
                          const Reference& reference, const CaptureOptions& options) {
@@ -167,43 +203,46 @@ Result<Captured> capture(const vmm::Kvm& kvm, Sandbox& sandbox, const Store& sto
   Draft draft = VOLT_TRY(store.begin());
   const vmm::GuestMemory& memory = sandbox.machine().memory();
   const Fd memory_file = VOLT_TRY(draft.create_file(kMemoryFile));
-  Result<Written> written = write_sandbox(sandbox, unit_bytes, memory_file);
-  if (!written) return std::unexpected(sandbox.explained(std::move(written).error()));
+  LinkedOrNot linked;
+  if (options.mode == CaptureMode::kDiff) {
+    linked = VOLT_TRY(link_parent(sandbox, unit_bytes, store, draft));
+  }
+  const LinkedParent* const parent = linked.parent ? &*linked.parent : nullptr;
+  captured.mode = parent == nullptr ? CaptureMode::kFull : CaptureMode::kDiff;
+  captured.full_because = std::move(linked.why_not);
+  const Result<Written> written =
+      write_sandbox(sandbox, unit_bytes, captured.mode, options.page_finder, memory_file);
+  if (!written) return std::unexpected(sandbox.explained(written.error()));
   const std::vector<formats::IndexEntry>& entries = written->entries;
   const std::vector<std::byte> index_file = formats::encode_memory_index(entries, unit_bytes);
   formats::Manifest manifest;
   *manifest.mutable_guest() = sandbox.facts().guest;
-  if (!written->same_working_set) {
-    VOLT_TRY(sum_working_set(memory, memory_file, *manifest.mutable_guest()));
-  }
+  VOLT_TRY(sum_written(sandbox, *written, unit_bytes, captured.mode, memory_file,
+                       *manifest.mutable_guest()));
   captured.memory_ns = lap();
 
-  manifest.set_created_by("volt " VOLT_VERSION);
-  manifest.set_created_unix_ns(vmm::wall_clock_ns());
   *manifest.mutable_memory() = describe_memory(memory, unit_bytes, entries);
   *manifest.mutable_state() = ref_to(state_file);
   *manifest.mutable_index() = ref_to(index_file);
-  *manifest.mutable_compatibility() = describe_host(state, VOLT_TRY(sandbox.machine().tsc_khz()));
-  add_labels(options, manifest);
-  manifest.set_parent(sandbox.facts().parent);
-  manifest.set_boot_us(sandbox.facts().boot_us);
-  const auto& generation = sandbox.machine().exchange().identity().generation;
-  manifest.mutable_guest()->set_generation(as_string(std::as_bytes(std::span(generation))));
-  VOLT_TRY(formats::check(manifest));
+  VOLT_TRY(fill_manifest(sandbox, state, options, manifest));
   const std::vector<std::byte> manifest_file = formats::encode(manifest);
-
+  captured.digest = formats::sha256(manifest_file);
+  captured.memory_digest = formats::memory_digest(entries, unit_bytes);
+  captured.units = written->counts;
   captured.data_bytes = manifest.memory().stored_bytes();
-  captured.stored_bytes =
-      VOLT_TRY(store_memory(store, draft, memory_file, entries, manifest, options));
+  captured.apparent_bytes = memory.total_bytes();
+
+  const CapturedUnits all = {.entries = entries,
+                             .left = written->left,
+                             .snapshot_digest = captured.digest,
+                             .memory_digest = captured.memory_digest,
+                             .unit_bytes = unit_bytes};
+  captured.stored_bytes = VOLT_TRY(store_memory(store, draft, memory_file, all, parent, options));
   VOLT_TRY(write_file(draft, kStateFile, state_file));
   VOLT_TRY(write_file(draft, kIndexFile, index_file));
   VOLT_TRY(write_file(draft, kManifestFile, manifest_file));
-  captured.digest = formats::sha256(manifest_file);
   VOLT_TRY(store.publish(std::move(draft), captured.digest, reference, options.if_taken));
   captured.publish_ns = lap();
-  captured.memory_digest = formats::memory_digest(entries, unit_bytes);
-  captured.units = written->counts;
-  captured.apparent_bytes = memory.total_bytes();
   return captured;
 }
 

@@ -69,6 +69,17 @@ Result<std::uint64_t> check_gaps(const OpenedSnapshot& snapshot,
   return read;
 }
 
+Result<> check_zero_at(const OpenedSnapshot& snapshot, std::uint64_t address, std::uint64_t bytes) {
+  std::vector<std::byte> buffer(bytes);
+  for (const formats::v1::Region& region : snapshot.manifest().memory().regions()) {
+    const std::uint64_t into = address - region.guest_base();  // wraps where it is not inside
+    if (into >= region.size_bytes()) continue;
+    const std::uint64_t place = region.file_offset() + into;
+    VOLT_TRY(check_zero(snapshot.memory(), place, place + bytes, buffer));
+  }
+  return {};
+}
+
 Result<Verified> check_memory(const OpenedSnapshot& snapshot) {
   VOLT_TRY(snapshot.check_agreement());
   Verified verified;

@@ -18,5 +18,7 @@ Result<Verified> check_memory(const OpenedSnapshot& snapshot);
 
 // That what the index calls zero is zero in the raw memory file; tells how much was read.
 Result<std::uint64_t> check_gaps(const OpenedSnapshot& snapshot, const formats::MemoryIndex& index);
+// The same for a guest-physical range within a region, all of which the index calls zero.
+Result<> check_zero_at(const OpenedSnapshot& snapshot, std::uint64_t address, std::uint64_t bytes);
 
 }  // namespace volt::snapshot

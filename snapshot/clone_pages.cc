@@ -11,11 +11,12 @@ namespace volt::snapshot {
 namespace {
 
 // The pages of a region that this process has to itself, ascending.
-Result<std::vector<PageRange>> own_pages(const vmm::GuestMemory::Region& region) {
+Result<std::vector<PageRange>> own_pages(const vmm::GuestMemory::Region& region,
+                                         PageFinder finder) {
   std::vector<PageRange> own;
   const auto add = [&](std::uint64_t from, std::uint64_t until, Behind behind) -> Result<> {
     const auto part = region.host.bytes().subspan(from, until - from);
-    for (const PageRange& pages : VOLT_TRY(private_pages(part, behind))) {
+    for (const PageRange& pages : VOLT_TRY(private_pages(part, behind, finder))) {
       own.push_back({from / kPageBytes + pages.first, pages.count});
     }
     return {};
@@ -32,25 +33,37 @@ Result<std::vector<PageRange>> own_pages(const vmm::GuestMemory::Region& region)
 
 }  // namespace
 
-Result<ParentUnits> ParentUnits::of(const OpenedSnapshot& parent, ShownBy how) {
+Result<ParentUnits> ParentUnits::of(const OpenedSnapshot& parent) {
   WholeIndex whole = VOLT_TRY_IN("parent", parent.whole_index());
   VOLT_TRY_IN("parent", check_agreement(parent.manifest().memory(), *whole.index));
-  if (how == ShownBy::kMap) VOLT_TRY_IN("parent", check_gaps(parent, *whole.index));
   return ParentUnits(parent, std::move(whole));
 }
 
 ParentUnits::ParentUnits(const OpenedSnapshot& parent, WholeIndex whole)
-    : whole_(std::move(whole)), reader_(parent, index()), unit_(index().unit_bytes()) {}
+    : snapshot_(&parent),
+      whole_(std::move(whole)),
+      reader_(parent, index()),
+      unit_(index().unit_bytes()) {}
 
-Result<std::optional<formats::IndexEntry>> ParentUnits::read(std::uint64_t unit,
-                                                             std::span<std::byte> into) {
+Result<> ParentUnits::check_zeros() const {
+  VOLT_TRY_IN("parent", check_gaps(*snapshot_, index()));
+  return {};
+}
+
+Result<> ParentUnits::check_zero(std::uint64_t unit) const {
+  const std::uint64_t bytes = index().unit_bytes();
+  VOLT_TRY_IN("parent", check_zero_at(*snapshot_, unit * bytes, bytes));
+  return {};
+}
+
+Result<> ParentUnits::read(std::uint64_t unit, std::span<std::byte> into) {
   const auto i = VOLT_TRY(index().position_of(unit));
   if (!i) {
     std::ranges::fill(into, std::byte{0});
-    return std::nullopt;
+    return {};
   }
   VOLT_TRY_IN("parent", reader_.read(*i, into));
-  return VOLT_TRY(index().at(*i));
+  return {};
 }
 
 Result<> ParentUnits::read_range(std::uint64_t address, std::span<std::byte> into) {
@@ -70,16 +83,33 @@ Result<> ParentUnits::read_range(std::uint64_t address, std::span<std::byte> int
   return {};
 }
 
-CloneUnits::CloneUnits(ParentUnits parent, std::uint64_t unit_bytes)
+Result<CloneUnits> CloneUnits::of(const OpenedSnapshot& parent, ShownBy how,
+                                  std::uint64_t unit_bytes, Unchanged unchanged,
+                                  PageFinder finder) {
+  ParentUnits units = VOLT_TRY(ParentUnits::of(parent));
+  if (unchanged == Unchanged::kRead && how == ShownBy::kMap) VOLT_TRY(units.check_zeros());
+  if (unchanged == Unchanged::kLeave && units.index().unit_bytes() != unit_bytes) {
+    return fail(Code::kInvalid, "unit size " + std::to_string(unit_bytes) +
+                                    ": a difference has the units of its parent, of " +
+                                    std::to_string(units.index().unit_bytes()) + " bytes");
+  }
+  return CloneUnits(std::move(units), how, unit_bytes, unchanged, finder);
+}
+
+CloneUnits::CloneUnits(ParentUnits parent, ShownBy how, std::uint64_t unit_bytes,
+                       Unchanged unchanged, PageFinder finder)
     : parent_(std::move(parent)),
+      how_(how),
       unit_bytes_(unit_bytes),
+      leave_(unchanged == Unchanged::kLeave),
+      finder_(finder),
       same_units_(parent_.index().unit_bytes() == unit_bytes) {}
 
 // What the parent stores, and what the clone has to itself. Nothing else can hold anything.
 Result<std::vector<UnitRun>> CloneUnits::units(const vmm::GuestMemory::Region& region) {
   guest_base_ = region.guest_base;
   region_ = region.host.bytes();
-  pages_ = VOLT_TRY(own_pages(region));
+  pages_ = VOLT_TRY(own_pages(region, finder_));
   UnitRuns runs(unit_bytes_);
   const formats::MemoryIndex& index = parent_.index();
   for (std::uint64_t i = 0; i < index.entry_count(); ++i) {
@@ -90,6 +120,8 @@ Result<std::vector<UnitRun>> CloneUnits::units(const vmm::GuestMemory::Region& r
   for (const PageRange& pages : pages_) {
     runs.add(pages.first * kPageBytes, pages.count * kPageBytes);
   }
+  // A page that a copy does not have (any more) is zero, whatever the parent has there.
+  if (how_ == ShownBy::kCopy) pages_ = {{0, region_.size() / kPageBytes}};
   return runs.take();
 }
 
@@ -123,22 +155,40 @@ Result<bool> CloneUnits::overlay(std::uint64_t unit, std::span<const PageRange> 
   return changed;
 }
 
-Result<std::optional<formats::Xxh128>> CloneUnits::read(std::uint64_t unit,
-                                                        std::span<std::byte> into) {
+Result<std::optional<std::uint64_t>> CloneUnits::parent_entry(std::uint64_t address) const {
+  if (!same_units_) return std::nullopt;
+  return parent_.index().position_of(address / unit_bytes_);
+}
+
+Result<> CloneUnits::read_parent(std::uint64_t address, std::span<std::byte> into) {
+  return same_units_ ? parent_.read(address / unit_bytes_, into)
+                     : parent_.read_range(address, into);
+}
+
+Result<std::optional<UnitSum>> CloneUnits::read(std::uint64_t unit, std::span<std::byte> into) {
   const std::uint64_t address = guest_base_ + unit * unit_bytes_;
-  std::optional<formats::IndexEntry> entry;
-  if (same_units_) {
-    entry = VOLT_TRY(parent_.read(address / unit_bytes_, into));
-  } else {
-    VOLT_TRY(parent_.read_range(address, into));
-  }
+  const std::optional<std::uint64_t> entry = VOLT_TRY(parent_entry(address));
   const std::span<const PageRange> own = pages_in(unit);
-  const bool changed = VOLT_TRY(overlay(unit, own, into));
+  bool changed = false;
+  if (!leave_ || !own.empty()) {
+    // What the clone saw under its pages; of all other gaps nothing is said here.
+    if (leave_ && how_ == ShownBy::kMap && !entry) {
+      VOLT_TRY(parent_.check_zero(address / unit_bytes_));
+    }
+    VOLT_TRY(read_parent(address, into));
+    changed = VOLT_TRY(overlay(unit, own, into));
+  }
   ++(own.empty() ? counts_.taken_over : changed ? counts_.changed : counts_.equal);
   if (changed) changed_.push_back(address);
-  if (!changed && same_units_) return entry ? std::optional(entry->sum) : std::nullopt;
+  if (!changed && same_units_) {
+    if (!entry) return std::nullopt;
+    left_.push_back(leave_ ? *entry : kNotLeft);
+    const formats::IndexEntry parents = VOLT_TRY(parent_.index().at(*entry));
+    return UnitSum{.sum = parents.sum, .stored = leave_};
+  }
   if (is_zero(into)) return std::nullopt;
-  return formats::xxh128(into);
+  left_.push_back(kNotLeft);
+  return UnitSum{formats::xxh128(into)};
 }
 
 }  // namespace volt::snapshot

@@ -177,8 +177,10 @@ std::vector<uffd::UnitRange> hot_units(const formats::HotSet& set, const OpenedS
 }
 
 Result<std::uint64_t> save_hot_set(Sandbox& sandbox) {
-  const std::shared_ptr<const OpenedSnapshot> snapshot = sandbox.origin().shown;
-  if (snapshot == nullptr) return fail(Code::kInvalid, "its memory shows no snapshot");
+  if (sandbox.origin().memory != Sandbox::Origin::Memory::kShown) {
+    return fail(Code::kInvalid, "its memory shows no snapshot");
+  }
+  const std::shared_ptr<const OpenedSnapshot> snapshot = sandbox.origin().snapshot;
   const uffd::Recording recording = sandbox.take_recording();
   formats::HotSet set = {};
   const std::string& digest = snapshot->manifest().memory().digest();
@@ -205,8 +207,8 @@ Result<std::uint64_t> save_hot_set(Sandbox& sandbox) {
 }
 
 Result<HotSetScore> score_hot_set(const formats::HotSet& set, const Sandbox& sandbox) {
-  const std::shared_ptr<const OpenedSnapshot>& snapshot = sandbox.origin().shown;
-  if (snapshot == nullptr) return HotSetScore{};
+  if (sandbox.origin().memory != Sandbox::Origin::Memory::kShown) return HotSetScore{};
+  const std::shared_ptr<const OpenedSnapshot>& snapshot = sandbox.origin().snapshot;
   const formats::v1::Memory& memory = snapshot->manifest().memory();
   const bool mapped = snapshot->is_raw() && sandbox.pager().server() == nullptr;
   std::unordered_set<std::uint64_t> hot, used, populated;

@@ -153,7 +153,10 @@ Result<> uffd_usable() {
 
 Result<ChosenLoader> choose_loader(Loader asked, bool stored_raw) {
   if (asked == Loader::kMap && !stored_raw) {
-    return fail(Code::kConflict, "loader map needs memory that is stored raw; this one is packed");
+    return fail(
+        Code::kConflict,
+        "loader map needs memory in one raw file, and this is in packs or layers: `volt snapshot "
+        "compact` or `unpack` makes one");
   }
   if (asked != Loader::kAuto) return ChosenLoader{asked, "asked for"};
   if (stored_raw) {
@@ -161,9 +164,10 @@ Result<ChosenLoader> choose_loader(Loader asked, bool stored_raw) {
                         "the memory is a local raw file, which the kernel maps without a copy"};
   }
   if (const Result<> usable = uffd_usable(); !usable) {
-    return ChosenLoader{Loader::kCopy, "the memory is packed, and " + usable.error().context};
+    return ChosenLoader{Loader::kCopy,
+                        "the memory is no one raw file, and " + usable.error().context};
   }
-  return ChosenLoader{Loader::kUffd, "the memory is packed: only what is touched is decoded"};
+  return ChosenLoader{Loader::kUffd, "the memory is no one raw file: only what is touched is read"};
 }
 
 Result<LoadedMemory> load_memory(Loader loader,

@@ -123,12 +123,11 @@ Result<std::vector<UnitRun>> OwnUnits::units(const vmm::GuestMemory::Region& reg
   return runs.take();
 }
 
-Result<std::optional<formats::Xxh128>> OwnUnits::read(std::uint64_t unit,
-                                                      std::span<std::byte> into) {
+Result<std::optional<UnitSum>> OwnUnits::read(std::uint64_t unit, std::span<std::byte> into) {
   // Copied first: what is summed is what is written, and a page that cannot be had is an error.
   VOLT_TRY(guarded_copy(into, region_.subspan(unit * unit_bytes_, unit_bytes_)));
   if (is_zero(into)) return std::nullopt;
-  return formats::xxh128(into);
+  return UnitSum{formats::xxh128(into)};
 }
 
 Result<std::vector<formats::IndexEntry>> write_memory(const vmm::GuestMemory& memory,
@@ -145,9 +144,9 @@ Result<std::vector<formats::IndexEntry>> write_memory(const vmm::GuestMemory& me
         const auto sum = VOLT_TRY(source.read(i, unit));
         if (!sum) continue;
         const std::uint64_t place = file_offset + i * unit_bytes;
-        VOLT_TRY(write_all(file, unit, place, kMemoryFile));
+        if (!sum->stored) VOLT_TRY(write_all(file, unit, place, kMemoryFile));
         entries.push_back(
-            {.unit = region.guest_base / unit_bytes + i, .sum = *sum, .place = place});
+            {.unit = region.guest_base / unit_bytes + i, .sum = sum->sum, .place = place});
       }
     }
     file_offset += region.host.size();

@@ -38,6 +38,11 @@ class UnitRuns {
   std::vector<UnitRun> runs_;
 };
 
+struct UnitSum {
+  formats::Xxh128 sum;
+  bool stored = false;  // elsewhere: its bytes were not given, and are not to be written
+};
+
 // Where the units of a guest's memory come from when it is written. Regions are asked for in order,
 // and of each units() first.
 class UnitSource {
@@ -46,8 +51,7 @@ class UnitSource {
   // Those that may hold something.
   virtual Result<std::vector<UnitRun>> units(const vmm::GuestMemory::Region& region) = 0;
   // Fills `into` with a unit of that region and gives its sum; none if it is zero.
-  virtual Result<std::optional<formats::Xxh128>> read(std::uint64_t unit,
-                                                      std::span<std::byte> into) = 0;
+  virtual Result<std::optional<UnitSum>> read(std::uint64_t unit, std::span<std::byte> into) = 0;
 };
 
 // Memory that is this process's own: all of it is read.
@@ -58,16 +62,16 @@ class OwnUnits final : public UnitSource {
   // anonymous memory nobody has touched, and must not be read: reading would fill the page tables
   // of a mostly empty guest.
   Result<std::vector<UnitRun>> units(const vmm::GuestMemory::Region& region) override;
-  Result<std::optional<formats::Xxh128>> read(std::uint64_t unit,
-                                              std::span<std::byte> into) override;
+  Result<std::optional<UnitSum>> read(std::uint64_t unit, std::span<std::byte> into) override;
 
  private:
   std::uint64_t unit_bytes_;
   std::span<const std::byte> region_;
 };
 
-// Writes every unit of `memory` that is not zero to `file`, region after region. Entries ascend by
-// unit; `place` is the file offset. Regions that are not whole units are kInvalid.
+// Writes every unit of `memory` that is not zero to `file`, region after region, but for those that
+// are stored elsewhere. Entries ascend by unit; `place` is the file offset, or would be. Regions
+// that are not whole units are kInvalid.
 Result<std::vector<formats::IndexEntry>> write_memory(const vmm::GuestMemory& memory,
                                                       UnitSource& source, std::uint64_t unit_bytes,
                                                       const Fd& file);

@@ -82,9 +82,11 @@ Sandbox::Facts facts_of(const OpenedSnapshot& snapshot) {
 // What a clone has not written it shows from its snapshot, unless everything was copied.
 Sandbox::Origin origin_of(const std::shared_ptr<const OpenedSnapshot>& snapshot,
                           const Restored& restored) {
+  using Memory = Sandbox::Origin::Memory;
   const bool copied =
       restored.loader.loader == Loader::kCopy && restored.hot_set.role != HotSetRole::kRecording;
-  return {.shown = copied ? nullptr : snapshot,
+  return {.memory = copied ? Memory::kCopied : Memory::kShown,
+          .snapshot = snapshot,
           .unit_bytes = snapshot->manifest().memory().unit_bytes()};
 }
 

@@ -26,9 +26,16 @@ class Sandbox {
 
   // Where its memory came from, for who captures it.
   struct Origin {
-    // The snapshot that its memory still shows wherever it has no page of its own (loaders map and
-    // uffd); null if all memory is its own. Kept open, so the snapshot may be removed meanwhile.
-    std::shared_ptr<const OpenedSnapshot> shown;
+    enum class Memory {
+      kItsOwn,   // booted
+      kShown,    // a page that this process does not have to itself is `snapshot`'s (map, uffd)
+      kCopied,   // `snapshot`'s, checked and copied before the guest ran: every page is its own
+      kForeign,  // filled by a handler that is not ours, so whose pages these are says nothing;
+                 // `backed` of its regions is all that may hold something
+    };
+    Memory memory = Memory::kItsOwn;
+    // Kept open, so it may be removed meanwhile. Null if the guest was booted.
+    std::shared_ptr<const OpenedSnapshot> snapshot;
     std::uint64_t unit_bytes = formats::kDefaultUnitBytes;
   };
 

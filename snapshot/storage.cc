@@ -53,11 +53,13 @@ class NewFile {
   Fd file_;
 };
 
-// Every entry once: those of `hot` first.
-std::vector<std::uint64_t> order_of(std::size_t entries, std::span<const std::uint64_t> hot) {
+// Every entry that is not kept elsewhere once: those of `hot` first.
+std::vector<std::uint64_t> order_of(std::size_t entries, std::span<const std::uint64_t> hot,
+                                    const KeptUnits& kept) {
   std::vector<std::uint64_t> order;
   order.reserve(entries);
   std::vector<bool> placed(entries);
+  for (std::uint64_t i = 0; i < kept.units.size(); ++i) placed[i] = kept.has(i);
   const auto place = [&](std::uint64_t i) {
     if (!placed[i]) order.push_back(i);
     placed[i] = true;
@@ -107,6 +109,25 @@ Result<Fd> lock_storage(const OpenedSnapshot& snapshot) {
   return fail(Code::kBusy, "another process is changing how this snapshot is stored");
 }
 
+Result<KeptUnits> stored_units(const OpenedSnapshot& snapshot) {
+  if (!snapshot.is_raw()) {
+    KeptUnits kept = {.containers = snapshot.units().containers(), .units = {}};
+    for (std::uint64_t i = 0; i < snapshot.units().entry_count(); ++i) {
+      kept.units.push_back(VOLT_TRY(snapshot.units().at(i)));
+    }
+    return kept;
+  }
+  const WholeIndex whole = VOLT_TRY(snapshot.whole_index());
+  KeptUnits kept = {.containers = {{formats::Container::Kind::kLayer, snapshot.digest()}},
+                    .units = {}};
+  const auto bytes = static_cast<std::uint32_t>(whole.index->unit_bytes());
+  for (std::uint64_t i = 0; i < whole.index->entry_count(); ++i) {
+    const formats::IndexEntry entry = VOLT_TRY(whole.index->at(i));
+    kept.units.push_back(formats::StoredUnit{entry.sum, entry.place, 0, bytes});
+  }
+  return kept;
+}
+
 Result<std::vector<std::string>> unused_files(const OpenedSnapshot& snapshot) {
   const Fd dir = VOLT_TRY(open_at(snapshot.directory().get(), ".", O_RDONLY | O_DIRECTORY));
   std::vector<std::string> unused;
@@ -135,25 +156,52 @@ MakeReader raw_reader(const Fd& memory, std::span<const formats::IndexEntry> ent
 
 Result<StorageChange> pack_into(const Packs& packs, const Fd& dir, const UnitsToPack& units,
                                 const PackOptions& options) {
-  const std::vector<std::uint64_t> order = order_of(units.entries.size(), units.hot);
-  const PackedUnits packed = VOLT_TRY(
+  const std::vector<std::uint64_t> order = order_of(units.entries.size(), units.hot, units.kept);
+  PackedUnits packed = VOLT_TRY(
       pack_units(packs, units.entries, order, units.unit_bytes, units.make_reader, options));
   VOLT_TRY(link_packs(packs, packed.containers, dir));
-  NewFile table = VOLT_TRY(NewFile::create(dir, kNewUnits));
-  const std::vector<std::byte> bytes = formats::encode_unit_table(
-      packed.units, packed.containers, units.memory_digest, units.unit_bytes);
-  VOLT_TRY(write_all(table.file(), bytes, 0, kUnitsFile));
-  VOLT_TRY(table.publish(kUnitsFile));
+  VOLT_TRY(units.kept.add_to(packed));
+  const std::uint64_t table_bytes =
+      VOLT_TRY(write_units(dir, packed, units.memory_digest, units.unit_bytes));
   return StorageChange{.units = packed.units.size(),
                        .shared_units = packed.shared_units,
-                       .written_bytes = packed.stored_bytes + bytes.size()};
+                       .written_bytes = packed.stored_bytes + table_bytes};
+}
+
+Result<std::uint64_t> write_units(const Fd& dir, const PackedUnits& table,
+                                  const formats::Sha256& memory_digest, std::uint64_t unit_bytes) {
+  NewFile file = VOLT_TRY(NewFile::create(dir, kNewUnits));
+  const std::vector<std::byte> bytes =
+      formats::encode_unit_table(table.units, table.containers, memory_digest, unit_bytes);
+  VOLT_TRY(write_all(file.file(), bytes, 0, kUnitsFile));
+  VOLT_TRY(file.publish(kUnitsFile));
+  return bytes.size();
+}
+
+Result<> KeptUnits::add_to(PackedUnits& table) const {
+  std::vector<std::optional<std::uint32_t>> numbers(containers.size());  // in the table
+  for (std::uint64_t i = 0; i < units.size(); ++i) {
+    if (!units[i]) continue;
+    std::optional<std::uint32_t>& number = numbers[units[i]->container];
+    if (!number) {
+      const formats::Container& container = containers[units[i]->container];
+      const auto at = std::ranges::find(table.containers, container);
+      number = static_cast<std::uint32_t>(at - table.containers.begin());
+      if (at == table.containers.end()) table.containers.push_back(container);
+    }
+    table.units[i] = *units[i];
+    table.units[i].container = *number;
+  }
+  if (table.containers.size() <= formats::kMaxContainers) return {};
+  return fail(Code::kUnsupported, "a snapshot can use at most " +
+                                      std::to_string(formats::kMaxContainers) + " containers");
 }
 
 namespace {
 
 // Packs what a snapshot's files hold, however they hold it, into its own directory.
 Result<StorageChange> pack_opened(const Packs& packs, const OpenedSnapshot& snapshot, const Fd& dir,
-                                  const PackOptions& options) {
+                                  const PackOptions& options, KeptUnits kept) {
   VOLT_TRY(snapshot.check_agreement());
   const std::vector<formats::IndexEntry> entries = VOLT_TRY(all_entries(snapshot));
   const UnitsToPack units = {.entries = entries,
@@ -165,7 +213,8 @@ Result<StorageChange> pack_opened(const Packs& packs, const OpenedSnapshot& snap
                                return [reader](std::uint64_t i, std::span<std::byte> into) {
                                  return reader->read(i, into);
                                };
-                             }};
+                             },
+                             .kept = std::move(kept)};
   StorageChange change = VOLT_TRY(pack_into(packs, dir, units, options));
   VOLT_TRY(sync(dir, "snapshot"));
   return change;
@@ -184,23 +233,43 @@ Reference by_digest(const OpenedSnapshot& snapshot) {
   return {.name = {}, .tag = {}, .digest = snapshot.digest()};
 }
 
+bool has_layers(const OpenedSnapshot& snapshot) {
+  return std::ranges::any_of(snapshot.units().containers(), [](const auto& container) {
+    return container.kind == formats::Container::Kind::kLayer;
+  });
+}
+
 }  // namespace
 
 Result<StorageChange> pack(const Store& store, const Reference& reference,
                            const PackOptions& options) {
   const OpenedSnapshot snapshot = VOLT_TRY(OpenedSnapshot::open(store, reference));
-  if (!snapshot.is_raw()) return StorageChange{.changed = false};
+  if (!snapshot.is_raw() && !has_layers(snapshot)) return StorageChange{.changed = false};
   const Fd dir = VOLT_TRY(lock_storage(snapshot));
   const Packs packs = VOLT_TRY(Packs::open(store.packs(), Packs::Lock::kShared));
-  StorageChange change = VOLT_TRY(pack_opened(packs, snapshot, dir, options));
-  if (::unlinkat(dir.get(), kMemoryFile, 0) != 0) return sys_error("unlink", kMemoryFile);
+  StorageChange change = VOLT_TRY(pack_opened(packs, snapshot, dir, options, {}));
+  if (snapshot.is_raw() && ::unlinkat(dir.get(), kMemoryFile, 0) != 0) {
+    return sys_error("unlink", kMemoryFile);
+  }
+  VOLT_TRY(remove_old(store, by_digest(snapshot), dir));
   return change;
+}
+
+Result<StorageChange> compact(const Store& store, const Reference& reference, Storage into,
+                              const PackOptions& options) {
+  return into == Storage::kRaw ? unpack(store, reference, options.threads)
+                               : pack(store, reference, options);
 }
 
 Result<StorageChange> repack(const Store& store, const Packs& packs, const OpenedSnapshot& snapshot,
                              const PackOptions& options) {
   const Fd dir = VOLT_TRY(lock_storage(snapshot));
-  StorageChange change = VOLT_TRY(pack_opened(packs, snapshot, dir, options));
+  // What is in no pack is none of a pack's business.
+  KeptUnits kept = VOLT_TRY(stored_units(snapshot));
+  for (std::optional<formats::StoredUnit>& unit : kept.units) {
+    if (kept.containers[unit->container].kind == formats::Container::Kind::kPack) unit.reset();
+  }
+  StorageChange change = VOLT_TRY(pack_opened(packs, snapshot, dir, options, std::move(kept)));
   VOLT_TRY(remove_old(store, by_digest(snapshot), dir));
   return change;
 }

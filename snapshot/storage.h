@@ -4,7 +4,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -24,11 +26,17 @@ struct StorageChange {
   std::uint64_t written_bytes = 0;  // new bytes on disk
 };
 
-// Packs the memory of a snapshot in the store. Nothing to do if it is packed already.
+// Packs the memory of a snapshot in the store, that in layers too. Nothing to do if it is packed
+// already.
 Result<StorageChange> pack(const Store& store, const Reference& reference,
                            const PackOptions& options);
-// Writes the memory of a snapshot in the store as one raw file.
+// Writes the memory of a snapshot in the store as one raw file, wherever it is now.
 Result<StorageChange> unpack(const Store& store, const Reference& reference, unsigned threads);
+
+// Folds a snapshot that is stored as a difference into one that has no other snapshot's layers: one
+// raw file, or packs. The same as the two above.
+Result<StorageChange> compact(const Store& store, const Reference& reference, Storage into,
+                              const PackOptions& options);
 
 // Packs a packed snapshot again, sharing from `packs` as they are now; its digest stays.
 Result<StorageChange> repack(const Store& store, const Packs& packs, const OpenedSnapshot& snapshot,
@@ -37,8 +45,24 @@ Result<StorageChange> repack(const Store& store, const Packs& packs, const Opene
 // Makes sure that no other process changes how this snapshot is stored, or removes it as garbage,
 // while the descriptor lives. kBusy if one does.
 Result<Fd> lock_storage(const OpenedSnapshot& snapshot);
+// Makes a finished `units` file in the directory of a snapshot or a draft. Tells its size.
+Result<std::uint64_t> write_units(const Fd& dir, const PackedUnits& table,
+                                  const formats::Sha256& memory_digest, std::uint64_t unit_bytes);
 // Files in its directory that hold none of it (any more). It must be locked.
 Result<std::vector<std::string>> unused_files(const OpenedSnapshot& snapshot);
+
+// Units that stay where they are stored already.
+struct KeptUnits {
+  std::vector<formats::Container> containers;
+  std::vector<std::optional<formats::StoredUnit>> units;  // one for each entry, or none at all
+
+  bool has(std::uint64_t i) const { return i < units.size() && units[i]; }
+  // Puts them, and the containers they are in, into a table that has all others.
+  Result<> add_to(PackedUnits& table) const;
+};
+
+// Every unit of a snapshot where it is; its `memory` counts as the layer that it wrote.
+Result<KeptUnits> stored_units(const OpenedSnapshot& snapshot);
 
 // Packs what `entries` describe, and makes `units` and the links it needs in the directory `dir`
 // of a snapshot or a draft. `hot` are entries to go first, in that order.
@@ -48,6 +72,7 @@ struct UnitsToPack {
   formats::Sha256 memory_digest;
   std::uint64_t unit_bytes;
   MakeReader make_reader;
+  KeptUnits kept = {};  // not packed; whoever has these sees to the links
 };
 // Reads units from a raw memory file, each where its entry says, and checks its sum.
 MakeReader raw_reader(const Fd& memory, std::span<const formats::IndexEntry> entries);

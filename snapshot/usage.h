@@ -5,6 +5,7 @@
 #include <map>
 #include <string>
 #include <unordered_map>
+#include <utility>
 
 #include "snapshot/opened.h"
 
@@ -23,7 +24,7 @@ class UsageCount {
   Result<> add(const OpenedSnapshot& snapshot);
   Result<Usage> of(const OpenedSnapshot& snapshot) const;
 
-  // What the counted snapshots use of each container, by its file's name.
+  // What the counted snapshots use of each pack, by its file's name.
   std::map<std::string, std::uint64_t> live_bytes() const;
 
  private:
@@ -31,8 +32,17 @@ class UsageCount {
     std::uint32_t stored_bytes = 0;
     std::uint32_t users = 0;
   };
-  // By container, by offset.
-  std::map<std::string, std::unordered_map<std::uint64_t, Unit>> used_;
+  // Names do not tell files apart: a snapshot's `memory` is a layer of another, and a layer that
+  // was folded and written anew has its old name.
+  using FileId = std::pair<std::uint64_t, std::uint64_t>;
+  struct File {
+    std::string name;
+    std::unordered_map<std::uint64_t, Unit> units;  // by offset
+  };
+  Result<> add_raw(const OpenedSnapshot& snapshot);
+  static Result<FileId> id_of(const Fd& file, const std::string& name);
+
+  std::map<FileId, File> used_;
   std::map<std::string, bool> counted_;  // digests
 };
 

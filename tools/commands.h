@@ -18,6 +18,7 @@ extern const Command kSnapshotCompat;
 extern const Command kSnapshotRm;
 extern const Command kSnapshotPack;
 extern const Command kSnapshotUnpack;
+extern const Command kSnapshotCompact;
 extern const Command kSnapshotSave;
 extern const Command kSnapshotLoad;
 extern const Command kSnapshotPrune;

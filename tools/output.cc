@@ -54,6 +54,10 @@ std::string advice(Code code, std::string_view command, const std::vector<std::s
     case Code::kNotFound:
       return "volt snapshot ls";
     case Code::kConflict:
+      // Loader map was asked for, and there is no one file to map.
+      if (named && (command == "call" || command == "snapshot restore")) {
+        return "volt snapshot compact " + reference;
+      }
       return command == "snapshot create" ? "the same command with --replace, or another --name"
                                           : "volt snapshot ls";
     case Code::kUnsupported:

@@ -25,6 +25,7 @@ constexpr Option kOptions[] = {
     kSeedOption,
     {"--after", "'FUNCTION ARGS'", "call this after boot, before capture; may be repeated"},
     {"--from", "REF", "capture a clone of this snapshot instead of a fresh boot"},
+    {"--mode", "full|diff", "with --from, diff: store only the units that changed (full)"},
     {"--label", "K=V", "keep this with the snapshot; may be repeated"},
     {"--unit", "SIZE", "what memory is summed and fetched by, 4K to 2M (64K, or the parent's)"},
     {"--replace", "", "take the name over if a snapshot has it already"},
@@ -33,6 +34,17 @@ constexpr Option kOptions[] = {
     kThreadsOption,
     kTimeoutOption,
 };
+
+constexpr char kDefaultMode[] = "full";
+
+// What a difference is, for those who ask for help.
+constexpr char kDetails[] =
+    "--mode diff keeps the units of memory that did not change where the parent has them: files\n"
+    "that both then own, so either may be removed, renamed or stored anew. Such a snapshot is\n"
+    "restored with loader uffd or copy; `volt snapshot compact` makes it one file for loader map.\n"
+    "Only what the clone wrote is read. Where userfaultfd is missing and the parent is no raw\n"
+    "file, the clone is a copy and all of its memory is compared with the parent's.\n";
+const std::string kHelp = std::string(kFunctionHelp) + kDetails;
 
 Result<std::unique_ptr<snapshot::Sandbox>> make_sandbox(const vmm::Kvm& kvm,
                                                         const snapshot::Store& store,
@@ -100,6 +112,7 @@ Result<snapshot::CaptureOptions> capture_options(const Arguments& arguments) {
     VOLT_TRY_IN("--unit", snapshot::check_unit_bytes(*options.unit_bytes));
   }
   if (arguments.has("--replace")) options.if_taken = snapshot::Store::IfTaken::kReplace;
+  options.mode = VOLT_TRY(snapshot::parse_capture_mode(arguments.get("--mode", kDefaultMode)));
   options.storage = VOLT_TRY(storage_of(arguments));
   options.pack = VOLT_TRY(pack_options(arguments));
   for (const std::string& label : arguments.all("--label")) {
@@ -121,9 +134,16 @@ Result<snapshot::CaptureOptions> capture_options(const Arguments& arguments) {
 
 Result<> check_options(const Arguments& arguments) {
   if (!arguments.has("--name")) return fail(Code::kInvalid, "--name is missing");
+  const auto mode = VOLT_TRY(snapshot::parse_capture_mode(arguments.get("--mode", kDefaultMode)));
   if (!arguments.has("--from")) {
+    if (mode == snapshot::CaptureMode::kDiff) {
+      return fail(Code::kInvalid, "--mode diff: without --from there is nothing to differ from");
+    }
     VOLT_TRY(boot_request(arguments));
     return {};
+  }
+  if (mode == snapshot::CaptureMode::kDiff && arguments.has("--unit")) {
+    return fail(Code::kInvalid, "--unit: a difference has the units of its parent");
   }
   for (const char* option : {"--workload", "--memory", "--working-set", "--seed"}) {
     if (arguments.has(option)) {
@@ -132,6 +152,29 @@ Result<> check_options(const Arguments& arguments) {
     }
   }
   return {};
+}
+
+std::string text_of(const snapshot::Reference& reference, const snapshot::Captured& captured,
+                    std::uint64_t boot_us) {
+  const std::string name = reference.tag == "latest" ? reference.name : reference.text();
+  std::string text = "created " + reference.text() + "\n  digest   " +
+                     digest_text(captured.digest) + "\n  memory   ";
+  if (captured.mode == snapshot::CaptureMode::kDiff) {
+    const snapshot::UnitCounts& units = captured.units;
+    text += human_size(captured.stored_bytes) + " written, " + human_size(captured.data_bytes) +
+            " with the parent's, of " + human_size(captured.apparent_bytes) + "\n  units    " +
+            std::to_string(units.taken_over) + " taken over, " + std::to_string(units.equal) +
+            " equal, " + std::to_string(units.changed) + " changed\n";
+  } else {
+    text += human_size(captured.stored_bytes) + " stored of " +
+            human_size(captured.apparent_bytes) + "\n";
+  }
+  if (!captured.full_because.empty()) {
+    text += "  mode     full, not diff: " + captured.full_because + "\n";
+  }
+  return text + "  replaces " + std::to_string(boot_us) +
+         " us of booting\nrestore it:  volt snapshot restore " + name +
+         "\ncall it:     volt call " + name + " health\n";
 }
 
 Result<int> run(const Arguments& arguments) {
@@ -161,6 +204,10 @@ Result<int> run(const Arguments& arguments) {
                          {"snapshot", reference.text()},
                          {"digest", digest_text(captured.digest)},
                          {"memory_digest", digest_text(captured.memory_digest)},
+                         {"mode", snapshot::capture_mode_name(captured.mode)},
+                         {"full_because", captured.full_because.empty()
+                                              ? nlohmann::ordered_json(nullptr)
+                                              : nlohmann::ordered_json(captured.full_because)},
                          {"storage", snapshot::storage_name(options.storage)},
                          {"stored_bytes", captured.stored_bytes},
                          {"data_bytes", captured.data_bytes},
@@ -176,13 +223,7 @@ Result<int> run(const Arguments& arguments) {
                            {"publish", captured.publish_ns / 1000}}}}));
     return 0;
   }
-  const std::string name = reference.tag == "latest" ? reference.name : reference.text();
-  VOLT_TRY(print_text(
-      "created " + reference.text() + "\n" + "  digest   " + digest_text(captured.digest) + "\n" +
-      "  memory   " + human_size(captured.stored_bytes) + " stored of " +
-      human_size(captured.apparent_bytes) + "\n" + "  replaces " + std::to_string(boot_us) +
-      " us of booting\n" + "restore it:  volt snapshot restore " + name + "\n" +
-      "call it:     volt call " + name + " health\n"));
+  VOLT_TRY(print_text(text_of(reference, captured, boot_us)));
   return 0;
 }
 
@@ -192,7 +233,7 @@ const Command kSnapshotCreate = {
     .path = "snapshot create",
     .operands = "",
     .summary = "boot a guest to its ready point and keep it",
-    .details = kFunctionHelp,
+    .details = kHelp.c_str(),
     .example = "volt snapshot create --name demo:v1 --working-set 64M --after 'put 5 99'",
     .options = kOptions,
     .least = 0,

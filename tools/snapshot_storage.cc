@@ -1,4 +1,4 @@
-// volt snapshot pack, unpack, prune, tree: how snapshots are stored, and what that takes.
+// volt snapshot pack, unpack, compact, prune, tree: how snapshots are stored, and what that takes.
 #include <algorithm>
 #include <functional>
 #include <map>
@@ -18,6 +18,7 @@ namespace {
 
 constexpr Option kPackOptions[] = {kLevelOption, kThreadsOption};
 constexpr Option kUnpackOptions[] = {kThreadsOption};
+constexpr Option kCompactOptions[] = {kStoreOption, kLevelOption, kThreadsOption};
 constexpr Option kPruneOptions[] = {
     {"--dry-run", "", "tell what would be removed, and remove nothing"},
     {"--dead", "PERCENT", "write a pack anew when this much of it is dead (20)"},
@@ -68,6 +69,29 @@ Result<int> unpack(const Arguments& arguments) {
   VOLT_TRY(print_text(change.changed ? "unpacked " + reference.text() + ": " +
                                            human_size(change.written_bytes) + " written\n"
                                      : reference.text() + " is raw already\n"));
+  return 0;
+}
+
+Result<int> compact(const Arguments& arguments) {
+  const auto reference = VOLT_TRY(snapshot::Reference::parse(arguments.positional()[0]));
+  const snapshot::Storage into = VOLT_TRY(storage_of(arguments));
+  const snapshot::PackOptions options = VOLT_TRY(pack_options(arguments));
+  const snapshot::Store store = VOLT_TRY(open_store());
+  progress("folding " + reference.text() + " ...");
+  const snapshot::StorageChange change =
+      VOLT_TRY(snapshot::compact(store, reference, into, options));
+  if (arguments.json()) {
+    auto json = change_json("volt.snapshot.compact/v1", reference, change);
+    json["storage"] = snapshot::storage_name(into);
+    VOLT_TRY(print_json(json));
+    return 0;
+  }
+  const std::string form = snapshot::storage_name(into);
+  VOLT_TRY(print_text(change.changed
+                          ? "folded " + reference.text() + " into " + form +
+                                " storage: " + std::to_string(change.units) + " units, " +
+                                human_size(change.written_bytes) + " written\n"
+                          : reference.text() + " is " + form + " and on its own already\n"));
   return 0;
 }
 
@@ -202,6 +226,19 @@ const Command kSnapshotUnpack = {
     .least = 1,
     .most = 1,
     .run = unpack};
+
+const Command kSnapshotCompact = {
+    .path = "snapshot compact",
+    .operands = "REF",
+    .summary = "make a difference stand alone, without older snapshots' layers",
+    .details =
+        "The snapshot stays what it is, digest included; clones that run go on. Stored raw it\n"
+        "can be restored with loader map again. Its parents lose nothing.\n",
+    .example = "volt snapshot compact demo",
+    .options = kCompactOptions,
+    .least = 1,
+    .most = 1,
+    .run = compact};
 
 const Command kSnapshotPrune = {
     .path = "snapshot prune",

@@ -27,6 +27,7 @@ constexpr const Command* kCommands[] = {
     &kSnapshotTree,
     &kSnapshotPack,
     &kSnapshotUnpack,
+    &kSnapshotCompact,
     &kSnapshotSave,
     &kSnapshotLoad,
     &kSnapshotPrune,

@@ -16,7 +16,7 @@ std::uint64_t seeded_sum(std::uint64_t seed, std::uint64_t pages,
 std::uint64_t touch_sum(std::uint64_t seed, std::span<const std::uint64_t> pages);
 
 // What a scan of all of the clone's working set must answer: from the seed where nothing was called
-// between boot and capture, else what the host summed at capture.
+// between boot and capture, else what the host summed at capture; 0 if it did not.
 std::uint64_t expected_scan(const formats::v1::Guest& guest);
 
 }  // namespace volt::tools

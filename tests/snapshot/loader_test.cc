@@ -39,7 +39,7 @@ TEST(LoaderTest, WhatIsPackedCannotBeMapped) {
   EXPECT_EQ(choose_loader(Loader::kCopy, false).value().loader, Loader::kCopy);
   const snapshot::ChosenLoader chosen = choose_loader(Loader::kAuto, false).value();
   EXPECT_EQ(chosen.loader, snapshot::uffd_usable() ? Loader::kUffd : Loader::kCopy);
-  EXPECT_TRUE(contains(chosen.why, "packed")) << chosen.why;
+  EXPECT_TRUE(contains(chosen.why, "no one raw file")) << chosen.why;
 }
 
 class LoadTest : public EveryLoaderTest {

@@ -17,7 +17,8 @@ PROMISED = {
     "run": "--workload --memory --working-set --timeout",
     "call": "--loader --timeout",
     "snapshot create": "--name --workload --memory --working-set --after --from --label --replace"
-                       " --unit",
+                       " --unit --mode --store",
+    "snapshot compact": "--store --threads",
     "snapshot restore": "--count --loader --verify",
     "snapshot verify": "--deep",
     "bench restore": "-n --loader --memory --working-set --touch",
@@ -130,6 +131,15 @@ class UsageTest(CliTest):
                              saying="--label")
         self.refused(2, "snapshot", "create", "--name", "a", "--label", "k=1", "--label", "k=2",
                      saying="twice")
+        self.assertFalse(self.data.exists())
+
+    def test_a_difference_needs_a_parent_and_has_its_units(self):
+        create = ("snapshot", "create", "--name", "b")
+        self.refused(2, *create, "--mode", "diff", saying="--from")
+        self.refused(2, *create, "--mode", "delta", saying="full or diff")
+        self.refused(2, *create, "--from", "a", "--mode", "diff", "--unit", "64K", saying="--unit")
+        self.refused(2, "snapshot", "compact", "a", "--store", "tape", saying="raw or packed")
+        self.refused(2, "snapshot", "compact")
         self.assertFalse(self.data.exists())
 
     def test_what_a_parent_fixes_cannot_be_chosen(self):

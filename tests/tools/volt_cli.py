@@ -20,8 +20,8 @@ SMALL_PAGES = 256
 
 COMMANDS = ("run", "call", "snapshot create", "snapshot restore", "snapshot ls",
             "snapshot inspect", "snapshot verify", "snapshot compat", "snapshot rm",
-            "snapshot tree", "snapshot pack", "snapshot unpack", "snapshot save",
-            "snapshot load", "snapshot prune",
+            "snapshot tree", "snapshot pack", "snapshot unpack", "snapshot compact",
+            "snapshot save", "snapshot load", "snapshot prune",
             "bench restore", "doctor", "version")
 
 CODE_NAMES = {1: "system", 2: "usage", 3: "not_found", 4: "conflict", 5: "incompatible",
