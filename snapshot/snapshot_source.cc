@@ -233,7 +233,9 @@ void SnapshotSource::work() {
   DeskPtr desk = take_desk();
   while (JobPtr job = next_job()) {
     if (pool_ == nullptr) {
-      fail_job(*job, {Code::kSystem, ENOMEM, "no memory for read buffers"});
+      for (const Member& member : job->members) {
+        fail_member(*job, member, {Code::kSystem, ENOMEM, "no memory for read buffers"});
+      }
       continue;
     }
     if (job->read) {
@@ -287,6 +289,7 @@ void SnapshotSource::begin_read(JobPtr job) {
   if (!put) on_read(request.cookie, std::unexpected(put.error()));
 }
 
+// What could not be read together is asked for one by one: each unit fails for itself.
 void SnapshotSource::on_read(std::uint64_t cookie, const Result<std::size_t>& got) {
   JobPtr job;
   {
@@ -294,27 +297,39 @@ void SnapshotSource::on_read(std::uint64_t cookie, const Result<std::size_t>& go
     const auto at = reading_.find(cookie);
     job = std::move(at->second);
     reading_.erase(at);
-    const std::size_t needed = job->end() - job->from;
-    if (got && *got >= needed) {
+    const bool demand = job->priority == Priority::kDemand;
+    if (got) {
       job->got = *got;
       job->read = true;
-      const bool demand = job->priority == Priority::kDemand;
       demand ? ready_.push_front(std::move(job)) : ready_.push_back(std::move(job));
+    } else if (job->members.size() > 1) {
+      slots_.push_back(job->slot);
+      for (const Member& member : job->members) {
+        (demand ? demands_ : prefetches_)
+            .push_back(std::make_unique<Job>(Job{.priority = job->priority,
+                                                 .done = job->done,
+                                                 .file = job->file,
+                                                 .members = {member}}));
+      }
+      job = nullptr;
     }
   }
-  if (job == nullptr) return wake_.notify_one();
-  const std::string where = "file offset " + std::to_string(job->from);
-  fail_job(*job, got ? Error{Code::kCorrupt, 0, where + ": the file ends too early"}
-                     : within(where, got.error()));
+  if (job == nullptr) return wake_.notify_all();
+  for (const Member& member : job->members) fail_member(*job, member, got.error());
   free_slot(job->slot);
 }
 
 void SnapshotSource::finish(JobPtr job, Desk& desk) {
   const std::span<const std::byte> bytes = slot_bytes(job->slot);
   for (const Member& member : job->members) {
+    const std::uint64_t at = member.offset - job->from;
+    if (at + member.bytes > job->got) {
+      fail_member(*job, member, {Code::kCorrupt, 0, "the file ends too early"});
+      continue;
+    }
     ++units_read_;
     bytes_read_ += member.bytes;
-    answer(member, bytes.subspan(member.offset - job->from, member.bytes), desk, *job->done);
+    answer(member, bytes.subspan(at, member.bytes), desk, *job->done);
   }
   free_slot(job->slot);
 }
@@ -327,14 +342,14 @@ void SnapshotSource::free_slot(std::size_t slot) {
   wake_.notify_one();
 }
 
-void SnapshotSource::fail_job(const Job& job, const Error& why) {
-  for (const Member& member : job.members) {
-    if (!claim(member.unit)) continue;
-    const auto place = place_of(*snapshot_, snapshot_->index(), member.entry);
-    Error error = why;
-    if (place) error = within(place->file, std::move(error));
-    job.done->failed(member.unit, std::move(error));
-  }
+void SnapshotSource::fail_member(const Job& job, const Member& member, const Error& why) {
+  if (!claim(member.unit)) return;
+  std::string where = "file offset " + std::to_string(member.offset);
+  const auto entry = snapshot_->index().at(member.entry);
+  if (entry) where = "unit " + std::to_string(entry->unit) + " at " + where;
+  const auto place = place_of(*snapshot_, snapshot_->index(), member.entry);
+  if (place) where = std::string(place->file) + ": " + where;
+  job.done->failed(member.unit, within(where, why));
 }
 
 SourceCounts SnapshotSource::counts() const {

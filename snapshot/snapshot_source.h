@@ -104,7 +104,7 @@ class SnapshotSource final : public uffd::PageSource {
   void begin_read(JobPtr job);
   void on_read(std::uint64_t cookie, const Result<std::size_t>& got);
   void finish(JobPtr job, Desk& desk);
-  void fail_job(const Job& job, const Error& why);
+  void fail_member(const Job& job, const Member& member, const Error& why);
   void free_slot(std::size_t slot);
   bool claim(std::uint64_t unit);
   void answer(const Member& member, std::span<const std::byte> stored, Desk& desk,

@@ -31,14 +31,20 @@ Result<StorageChange> pack(const Store& store, const Reference& reference,
 Result<StorageChange> unpack(const Store& store, const Reference& reference, unsigned threads);
 
 // Packs a packed snapshot again, sharing from `packs` as they are now; its digest stays.
-Result<StorageChange> repack(const Store& store, const Packs& packs, const OpenedSnapshot& snapshot,
+Result<StorageChange> repack(const Store& store, const Packs& packs, const Reference& reference,
                              const PackOptions& options);
 
-// Makes sure that no other process changes how this snapshot is stored, or removes it as garbage,
-// while the descriptor lives. kBusy if one does.
-Result<Fd> lock_storage(const OpenedSnapshot& snapshot);
-// Files in its directory that hold none of it (any more). It must be locked.
-Result<std::vector<std::string>> unused_files(const OpenedSnapshot& snapshot);
+// A snapshot as it is while `dir` lives: no other process changes how it is stored meanwhile, or
+// removes its files as garbage.
+struct LockedSnapshot {
+  OpenedSnapshot snapshot;
+  Fd dir;
+};
+// kBusy if another process is changing it.
+Result<LockedSnapshot> open_locked(const Store& store, const Reference& reference);
+// Files in a snapshot's directory that hold none of it (any more). Who acts on the answer holds its
+// lock.
+Result<std::vector<std::string>> unused_files(const Fd& dir);
 
 // Packs what `entries` describe, and makes `units` and the links it needs in the directory `dir`
 // of a snapshot or a draft. `hot` are entries to go first, in that order.

@@ -1,16 +1,11 @@
 // Captures that run out of room at every point there is: an error, nothing left behind, and the
 // source as alive as before.
 #include <gtest/gtest.h>
-#include <sched.h>
-#include <sys/mount.h>
 #include <sys/resource.h>
-#include <sys/vfs.h>
 
 #include <cerrno>
 
-#include "tests/snapshot/child.h"
-#include "tests/snapshot/fixture.h"
-#include "vmm/os/file.h"
+#include "tests/snapshot/small_disk.h"
 
 namespace volt::test {
 namespace {
@@ -22,32 +17,13 @@ class FullDiskTest : public SnapshotTest {
   void SetUp() override {
     SnapshotTest::SetUp();
     if (IsSkipped() || HasFatalFailure()) return;
-    Child probe([] { check(::unshare(CLONE_NEWNS) == 0, "unshare"); });
-    may_mount_ = probe.failure().empty();
+    may_mount_ = test::may_mount();
   }
   bool may_mount() const { return may_mount_; }
 
  private:
   bool may_mount_ = false;
 };
-
-// In the child: a file system of its own at `path`, seen by nobody else.
-void mount_small(const std::string& path, const std::string& options) {
-  must(make_directories(path));
-  check(::unshare(CLONE_NEWNS) == 0, "unshare");
-  check(::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0, "make mounts private");
-  check(::mount("tmpfs", path.c_str(), "tmpfs", 0, options.c_str()) == 0, "mount tmpfs");
-}
-
-void resize(const std::string& path, const std::string& options) {
-  check(::mount("tmpfs", path.c_str(), "tmpfs", MS_REMOUNT, options.c_str()) == 0, "remount");
-}
-
-std::uint64_t used_blocks(const std::string& path) {
-  struct statfs info = {};
-  check(::statfs(path.c_str(), &info) == 0, "statfs");
-  return info.f_blocks - info.f_bfree;
-}
 
 // A capture that cannot be: nothing of it may be left, and its source must answer.
 void expect_clean_failure(const vmm::Kvm& kvm, Sandbox& guest, const Store& store) {
