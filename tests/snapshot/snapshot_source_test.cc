@@ -4,7 +4,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <sys/uio.h>
+#include <sys/mman.h>
 
 #include <cstring>
 #include <map>
@@ -122,10 +122,12 @@ class SnapshotSourceTest : public SnapshotTest, public testing::WithParamInterfa
   bool make_cold() const {
     must(sync(data_file(), "data"));
     if (::posix_fadvise(data_file().get(), 0, 0, POSIX_FADV_DONTNEED) != 0) return false;
-    std::byte byte[1];
-    const iovec part = {.iov_base = byte, .iov_len = 1};
-    const auto at = static_cast<off_t>(must(file_size(data_file(), "data")) / 2);
-    return ::preadv2(data_file().get(), &part, 1, at, RWF_NOWAIT) < 0 && errno == EAGAIN;
+    const auto last = opened_->index().entry_count() - 1;
+    const auto place = must(snapshot::place_of(*opened_, opened_->index(), last));
+    const Mapping mapped = must(Mapping::create(must(file_size(data_file(), "data")), PROT_READ,
+                                                MAP_SHARED, data_file().get(), 0, "data"));
+    unsigned char page = 1;
+    return ::mincore(mapped.data() + place.offset / 4096 * 4096, 1, &page) == 0 && page == 0;
   }
   std::uint64_t all_units() const { return captured_.size() / kUnit; }
   // Image units that are stored, the last first: no two of their reads can be one.
