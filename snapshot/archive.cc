@@ -226,12 +226,18 @@ class Loading {
     VOLT_TRY(put_file(draft_, kStateFile, reader_.body()));
     VOLT_TRY(read_index());
     VOLT_TRY(read_units());
+    archive_ = VOLT_TRY(reader_.finish());
+    if (options.archive && *options.archive != archive_) {
+      return fail(Code::kCorrupt, "archive: its SHA-256 is " + formats::to_hex(archive_) +
+                                      ", not the one asked for");
+    }
     VOLT_TRY(store_memory(options));
     VOLT_TRY(put_file(draft_, kManifestFile, manifest_file_));
     return formats::sha256(manifest_file_);
   }
 
   std::uint64_t units() const { return entries_.size(); }
+  const formats::Sha256& archive() const { return archive_; }
 
  private:
   Result<> read_manifest() {
@@ -309,6 +315,7 @@ class Loading {
   std::vector<formats::IndexEntry> entries_;
   std::uint64_t unit_bytes_ = 0;
   formats::Sha256 memory_digest_ = {};
+  formats::Sha256 archive_ = {};
   Fd memory_;
 };
 
@@ -346,11 +353,7 @@ Result<Archived> load(const Store& store, const Reference& reference, const Fd& 
   Loading loading(store, draft, reader);
   Archived archived;
   archived.digest = VOLT_TRY(loading.run(options));
-  archived.archive = VOLT_TRY(reader.finish());
-  if (options.archive && *options.archive != archived.archive) {
-    return fail(Code::kCorrupt, "archive: its SHA-256 is " + formats::to_hex(archived.archive) +
-                                    ", not the one asked for");
-  }
+  archived.archive = loading.archive();
   archived.units = loading.units();
   archived.bytes = reader.bytes();
   VOLT_TRY(store.publish(std::move(draft), archived.digest, reference, options.if_taken));

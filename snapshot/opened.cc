@@ -120,6 +120,8 @@ Result<> OpenedSnapshot::open_memory() {
     Result<Fd> memory = open_at(dir_.get(), kMemoryFile, O_RDONLY);
     if (memory) {
       memory_ = *std::move(memory);
+      units_.reset();
+      containers_.clear();
       const std::uint64_t size = VOLT_TRY(file_size(memory_, kMemoryFile));
       if (size == memory_bytes()) return {};
       return fail(Code::kCorrupt, "memory: size: " + std::to_string(size) +

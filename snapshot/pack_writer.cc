@@ -21,6 +21,9 @@ using formats::Xxh128;
 // Handing an item from thread to thread costs microseconds; an item is this much of raw bytes.
 constexpr std::uint64_t kItemBytes = 256 << 10;
 constexpr std::size_t kWriteBytes = 1 << 20;
+// Whoever opens a snapshot opens each of its packs. What more packs would have is stored again.
+constexpr std::size_t kMaxShared = 128;
+static_assert(kMaxShared < formats::kMaxContainers);
 
 // A pack being written; dropping it unfinished removes it.
 class DraftPack {
@@ -172,12 +175,17 @@ class Packer {
       VOLT_TRY(item.read(units[k], raw));
       Item::Unit& unit = item.units[k];
       unit.found = VOLT_TRY(packs_.find(raw, entries_[units[k]].sum, item.comparer));
-      if (unit.found) continue;
-      const std::span<std::byte> into = part(item.stored, k);
-      unit.frame_bytes = VOLT_TRY(item.encoder.encode(raw, into));
-      unit.stored_sum = unit.frame_bytes == 0 ? entries_[units[k]].sum
-                                              : formats::xxh128(into.first(unit.frame_bytes));
+      if (!unit.found) VOLT_TRY(compress(item, k, entries_[units[k]].sum));
     }
+    return {};
+  }
+
+  Result<> compress(Item& item, std::size_t k, const Xxh128& raw_sum) const {
+    Item::Unit& unit = item.units[k];
+    const std::span<std::byte> into = part(item.stored, k);
+    unit.frame_bytes = VOLT_TRY(item.encoder.encode(part(item.raw, k), into));
+    unit.stored_sum =
+        unit.frame_bytes == 0 ? raw_sum : formats::xxh128(into.first(unit.frame_bytes));
     return {};
   }
 
@@ -191,18 +199,17 @@ class Packer {
   }
 
   Result<> store_unit(Item& item, std::size_t k, std::uint64_t i) {
-    const Item::Unit& unit = item.units[k];
+    Item::Unit& unit = item.units[k];
+    const std::span<const std::byte> raw = part(item.raw, k);
     if (unit.found) {
-      if (const auto container = container_of(packs_.list()[unit.found->pack]->id())) {
+      if (const auto container = container_of(packs_.list()[unit.found->pack]->id(), kMaxShared)) {
         packed_.units[i] = {unit.found->stored_sum, unit.found->offset, *container,
                             unit.found->stored_bytes};
         ++packed_.shared_units;
         return {};
       }
-      return fail(Code::kUnsupported, "a snapshot can use at most " +
-                                          std::to_string(formats::kMaxContainers) + " packs");
+      VOLT_TRY(compress(item, k, entries_[i].sum));
     }
-    const std::span<const std::byte> raw = part(item.raw, k);
     if (const auto twin = VOLT_TRY(twin_in_draft(raw, entries_[i].sum, item.comparer))) {
       packed_.units[i] = packed_.units[*twin];
       ++packed_.shared_units;
@@ -215,8 +222,7 @@ class Packer {
 
   Result<> append(std::uint64_t i, std::span<const std::byte> stored, const Xxh128& stored_sum) {
     if (!draft_) draft_.emplace(VOLT_TRY(DraftPack::begin(packs_)));
-    const auto container = container_of(draft_->id());
-    if (!container) return fail(Code::kUnsupported, "a snapshot that uses too many packs");
+    const auto container = container_of(draft_->id(), kMaxShared + 1);
     const auto stored_bytes = static_cast<std::uint32_t>(stored.size());
     packed_.units[i] = {stored_sum, draft_->end(), *container, stored_bytes};
     records_.push_back(
@@ -239,12 +245,13 @@ class Packer {
     return same_sum->second;
   }
 
-  std::optional<std::uint32_t> container_of(const formats::PackId& pack) {
+  // Its number; nullopt if it would be one too many.
+  std::optional<std::uint32_t> container_of(const formats::PackId& pack, std::size_t limit) {
     formats::Container wanted = {formats::Container::Kind::kPack, {}};
     std::ranges::copy(pack, wanted.id.begin());
     const auto at = std::ranges::find(packed_.containers, wanted);
     if (at == packed_.containers.end()) {
-      if (packed_.containers.size() == formats::kMaxContainers) return std::nullopt;
+      if (packed_.containers.size() >= limit) return std::nullopt;
       packed_.containers.push_back(wanted);
       return static_cast<std::uint32_t>(packed_.containers.size() - 1);
     }

@@ -31,6 +31,7 @@ class Pruner {
     VOLT_TRY(rewrite_packs(packs));
     VOLT_TRY(remove_packs(packs));
     for (const Pruned::Item& item : pruned_.removed) pruned_.bytes += item.bytes;
+    pruned_.bytes -= std::min(pruned_.bytes, written_);
     return std::move(pruned_);
   }
 
@@ -49,38 +50,55 @@ class Pruner {
     std::set<std::string> seen;
     for (const ListedSnapshot& each : VOLT_TRY(store_.list())) {
       if (!seen.insert(each.digest_hex).second) continue;
-      const auto opened = OpenedSnapshot::open(store_, each.reference);
-      if (!opened) continue;
-      const Result<Fd> dir = lock_storage(*opened);
-      if (!dir) continue;  // being changed right now
-      for (const std::string& name : VOLT_TRY(unused_files(*opened))) {
-        remove(*dir, name, "snapshots/" + each.digest_hex.substr(0, 12) + "/" + name);
+      const auto locked = open_locked(store_, each.reference);
+      if (!locked) continue;  // being changed right now, or damaged
+      for (const std::string& name : VOLT_TRY(unused_files(locked->dir))) {
+        remove(locked->dir, name, "snapshots/" + each.digest_hex.substr(0, 12) + "/" + name);
       }
     }
     return {};
   }
 
+  // A snapshot that is packed, and the names of its packs: not its descriptors, for there may be
+  // more snapshots than a process may open files.
+  struct Packed {
+    Reference reference;
+    std::vector<std::string> packs;
+  };
+  Result<std::vector<Packed>> count_all(UsageCount& count) const {
+    std::vector<Packed> packed;
+    std::set<std::string> seen;
+    for (const ListedSnapshot& each : VOLT_TRY(store_.list())) {
+      if (!seen.insert(each.digest_hex).second) continue;
+      const auto opened = OpenedSnapshot::open(store_, each.reference);
+      if (!opened && !store_.exists(each.reference)) continue;  // removed meanwhile
+      if (!opened) return std::unexpected(opened.error());
+      VOLT_TRY(count.add(*opened));
+      if (opened->is_raw()) continue;
+      Packed& added = packed.emplace_back(Packed{each.reference, {}});
+      for (const auto& container : opened->containers()) added.packs.push_back(container.name);
+    }
+    return packed;
+  }
+
   // Moves the living units of packs that are mostly dead into a new pack.
   Result<> rewrite_packs(Packs& packs) {
-    std::vector<OpenedSnapshot> packed;
     UsageCount count;
-    for (const ListedSnapshot& each : VOLT_TRY(store_.list())) {
-      OpenedSnapshot opened = VOLT_TRY(OpenedSnapshot::open(store_, each.reference));
-      VOLT_TRY(count.add(opened));
-      if (!opened.is_raw()) packed.push_back(std::move(opened));
-    }
+    const std::vector<Packed> packed = VOLT_TRY(count_all(count));
     const std::set<std::string> dying = dying_packs(packs, count);
     if (dying.empty() || options_.dry_run) return {};
-    for (const std::string& name : dying) packs.leave_out(*pack_id_of(name));
-    std::set<std::string> done;
-    for (const OpenedSnapshot& snapshot : packed) {
-      const bool uses = std::ranges::any_of(snapshot.containers(), [&](const auto& container) {
-        return dying.contains(container.name);
-      });
-      if (!uses || !done.insert(formats::to_hex(snapshot.digest())).second) continue;
-      VOLT_TRY(repack(store_, packs, snapshot, options_.pack));
+    for (const Packed& snapshot : packed) {
+      const bool uses = std::ranges::any_of(
+          snapshot.packs, [&](const std::string& name) { return dying.contains(name); });
+      if (!uses) continue;
       VOLT_TRY(packs.look_again());
       for (const std::string& name : dying) packs.leave_out(*pack_id_of(name));
+      const auto change = repack(store_, packs, snapshot.reference, options_.pack);
+      if (change) {
+        written_ += change->written_bytes;
+      } else if (change.error().code != Code::kBusy && change.error().code != Code::kNotFound) {
+        return std::unexpected(change.error());
+      }  // else unpacked or removed right now: it needs its packs, or none
     }
     return {};
   }
@@ -124,6 +142,7 @@ class Pruner {
   const Store& store_;
   const PruneOptions& options_;
   Pruned pruned_;
+  std::uint64_t written_ = 0;  // in place of what was removed
 };
 
 }  // namespace

@@ -24,7 +24,7 @@ struct Pruned {
     std::uint64_t bytes;
   };
   std::vector<Item> removed;
-  std::uint64_t bytes = 0;            // of all items
+  std::uint64_t bytes = 0;            // of all items, less what was written instead
   std::uint64_t kept_dead_bytes = 0;  // dead, in packs that are not worth writing anew
 };
 

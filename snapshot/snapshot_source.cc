@@ -2,9 +2,11 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <csignal>
 #include <cstring>
@@ -18,28 +20,43 @@ namespace {
 
 using uffd::Priority;
 
-constexpr std::uint64_t kAlign = 4096;           // of a read past the page cache
-constexpr std::uint64_t kReadBytes = 512 << 10;  // what one read brings, at most
-constexpr std::uint64_t kGapBytes = 32 << 10;    // read along rather than asked for apart
+constexpr std::uint64_t kAlign = 4096;            // of a read past the page cache
+constexpr std::uint64_t kReadBytes = 512 << 10;   // what one read brings, at most
+constexpr std::uint64_t kMaxReadBytes = 2 << 20;  // where one unit is more than that
+constexpr std::uint64_t kGapBytes = 32 << 10;     // read along rather than asked for apart
 constexpr std::size_t kSlots = 16;
 constexpr std::size_t kDemandSlots = 4;  // that no prefetch may take
-
-// Reads what the page cache has: fewer bytes where it has not all. A file system that cannot tell
-// is memory itself.
-std::size_t read_cached(int file, std::span<std::byte> into, std::uint64_t offset) {
-  const iovec part = {.iov_base = into.data(), .iov_len = into.size()};
-  ssize_t got = ::preadv2(file, &part, 1, static_cast<off_t>(offset), RWF_NOWAIT);
-  if (got < 0 && errno == EOPNOTSUPP) {
-    got = ::preadv(file, &part, 1, static_cast<off_t>(offset));
-  }
-  return got < 0 ? 0 : static_cast<std::size_t>(got);
-}
 
 std::uint64_t round_down(std::uint64_t value) {
   return value / kAlign * kAlign;
 }
 std::uint64_t round_up(std::uint64_t value) {
   return round_down(value + kAlign - 1);
+}
+
+// Whether the page cache has all of it. The mapping is never read through.
+bool resident(const Mapping& file, std::uint64_t offset, std::size_t bytes) {
+  const std::uint64_t from = round_down(offset);
+  const std::uint64_t end = std::min<std::uint64_t>(round_up(offset + bytes), file.size());
+  std::array<unsigned char, kMaxReadBytes / kAlign + 1> pages;
+  if (from >= end || (end - from) / kAlign > pages.size()) return false;
+  if (::mincore(file.data() + from, end - from, pages.data()) != 0) return true;
+  const auto count = static_cast<std::ptrdiff_t>((end - from + kAlign - 1) / kAlign);
+  return std::all_of(pages.begin(), pages.begin() + count, [](auto page) { return page & 1; });
+}
+
+// Reads what the page cache has: fewer bytes where it has not all. A file system that cannot tell
+// is memory itself. It is asked first whether it has them: a read that may not wait fails where
+// they are missing, but has the kernel fetch them, behind the back of a read past the cache.
+std::size_t read_cached(int file, const Mapping* mapped, std::span<std::byte> into,
+                        std::uint64_t offset) {
+  if (mapped != nullptr && !resident(*mapped, offset, into.size())) return 0;
+  const iovec part = {.iov_base = into.data(), .iov_len = into.size()};
+  ssize_t got = ::preadv2(file, &part, 1, static_cast<off_t>(offset), RWF_NOWAIT);
+  if (got < 0 && errno == EOPNOTSUPP) {
+    got = ::preadv(file, &part, 1, static_cast<off_t>(offset));
+  }
+  return got < 0 ? 0 : static_cast<std::size_t>(got);
 }
 
 }  // namespace
@@ -59,6 +76,14 @@ SnapshotSource::SnapshotSource(std::shared_ptr<const OpenedSnapshot> snapshot,
     files_.push_back(snapshot_->memory().get());
   } else {
     for (const auto& container : snapshot_->containers()) files_.push_back(container.file.get());
+  }
+  for (const int file : files_) {
+    struct stat info;
+    mapped_.push_back(nullptr);
+    if (::fstat(file, &info) != 0 || info.st_size == 0) continue;
+    auto mapped = Mapping::create(static_cast<std::size_t>(info.st_size), PROT_READ, MAP_SHARED,
+                                  file, 0, "stored units");
+    if (mapped) mapped_.back() = std::make_unique<Mapping>(*std::move(mapped));
   }
 }
 
@@ -125,8 +150,8 @@ void SnapshotSource::request(std::span<const uffd::UnitRange> units, Priority pr
 bool SnapshotSource::serve_at_once(const Located& wanted, uffd::UnitSink& done) {
   DeskPtr desk = take_desk();
   const std::span<std::byte> stored = std::span(desk->stored).first(wanted.member.bytes);
-  const bool cached =
-      read_cached(files_[wanted.file], stored, wanted.member.offset) == stored.size();
+  const bool cached = read_cached(files_[wanted.file], mapped_[wanted.file].get(), stored,
+                                  wanted.member.offset) == stored.size();
   if (cached) {
     ++units_read_;
     bytes_read_ += stored.size();
@@ -233,7 +258,9 @@ void SnapshotSource::work() {
   DeskPtr desk = take_desk();
   while (JobPtr job = next_job()) {
     if (pool_ == nullptr) {
-      fail_job(*job, {Code::kSystem, ENOMEM, "no memory for read buffers"});
+      for (const Member& member : job->members) {
+        fail_member(*job, member, {Code::kSystem, ENOMEM, "no memory for read buffers"});
+      }
       continue;
     }
     if (job->read) {
@@ -242,7 +269,8 @@ void SnapshotSource::work() {
     }
     const std::size_t bytes = job->end() - job->members.front().offset;
     job->from = job->members.front().offset;
-    job->got = read_cached(files_[job->file], slot_bytes(job->slot).first(bytes), job->from);
+    job->got = read_cached(files_[job->file], mapped_[job->file].get(),
+                           slot_bytes(job->slot).first(bytes), job->from);
     if (job->got == bytes) {
       finish(std::move(job), *desk);
     } else {
@@ -287,6 +315,7 @@ void SnapshotSource::begin_read(JobPtr job) {
   if (!put) on_read(request.cookie, std::unexpected(put.error()));
 }
 
+// What could not be read together is asked for one by one: each unit fails for itself.
 void SnapshotSource::on_read(std::uint64_t cookie, const Result<std::size_t>& got) {
   JobPtr job;
   {
@@ -294,27 +323,39 @@ void SnapshotSource::on_read(std::uint64_t cookie, const Result<std::size_t>& go
     const auto at = reading_.find(cookie);
     job = std::move(at->second);
     reading_.erase(at);
-    const std::size_t needed = job->end() - job->from;
-    if (got && *got >= needed) {
+    const bool demand = job->priority == Priority::kDemand;
+    if (got) {
       job->got = *got;
       job->read = true;
-      const bool demand = job->priority == Priority::kDemand;
       demand ? ready_.push_front(std::move(job)) : ready_.push_back(std::move(job));
+    } else if (job->members.size() > 1) {
+      slots_.push_back(job->slot);
+      for (const Member& member : job->members) {
+        (demand ? demands_ : prefetches_)
+            .push_back(std::make_unique<Job>(Job{.priority = job->priority,
+                                                 .done = job->done,
+                                                 .file = job->file,
+                                                 .members = {member}}));
+      }
+      job = nullptr;
     }
   }
-  if (job == nullptr) return wake_.notify_one();
-  const std::string where = "file offset " + std::to_string(job->from);
-  fail_job(*job, got ? Error{Code::kCorrupt, 0, where + ": the file ends too early"}
-                     : within(where, got.error()));
+  if (job == nullptr) return wake_.notify_all();
+  for (const Member& member : job->members) fail_member(*job, member, got.error());
   free_slot(job->slot);
 }
 
 void SnapshotSource::finish(JobPtr job, Desk& desk) {
   const std::span<const std::byte> bytes = slot_bytes(job->slot);
   for (const Member& member : job->members) {
+    const std::uint64_t at = member.offset - job->from;
+    if (at + member.bytes > job->got) {
+      fail_member(*job, member, {Code::kCorrupt, 0, "the file ends too early"});
+      continue;
+    }
     ++units_read_;
     bytes_read_ += member.bytes;
-    answer(member, bytes.subspan(member.offset - job->from, member.bytes), desk, *job->done);
+    answer(member, bytes.subspan(at, member.bytes), desk, *job->done);
   }
   free_slot(job->slot);
 }
@@ -327,14 +368,14 @@ void SnapshotSource::free_slot(std::size_t slot) {
   wake_.notify_one();
 }
 
-void SnapshotSource::fail_job(const Job& job, const Error& why) {
-  for (const Member& member : job.members) {
-    if (!claim(member.unit)) continue;
-    const auto place = place_of(*snapshot_, snapshot_->index(), member.entry);
-    Error error = why;
-    if (place) error = within(place->file, std::move(error));
-    job.done->failed(member.unit, std::move(error));
-  }
+void SnapshotSource::fail_member(const Job& job, const Member& member, const Error& why) {
+  if (!claim(member.unit)) return;
+  std::string where = "file offset " + std::to_string(member.offset);
+  const auto entry = snapshot_->index().at(member.entry);
+  if (entry) where = "unit " + std::to_string(entry->unit) + " at " + where;
+  const auto place = place_of(*snapshot_, snapshot_->index(), member.entry);
+  if (place) where = std::string(place->file) + ": " + where;
+  job.done->failed(member.unit, within(where, why));
 }
 
 SourceCounts SnapshotSource::counts() const {

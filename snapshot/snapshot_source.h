@@ -104,7 +104,7 @@ class SnapshotSource final : public uffd::PageSource {
   void begin_read(JobPtr job);
   void on_read(std::uint64_t cookie, const Result<std::size_t>& got);
   void finish(JobPtr job, Desk& desk);
-  void fail_job(const Job& job, const Error& why);
+  void fail_member(const Job& job, const Member& member, const Error& why);
   void free_slot(std::size_t slot);
   bool claim(std::uint64_t unit);
   void answer(const Member& member, std::span<const std::byte> stored, Desk& desk,
@@ -114,8 +114,9 @@ class SnapshotSource final : public uffd::PageSource {
   const std::shared_ptr<const OpenedSnapshot> snapshot_;
   const SourceOptions options_;
   const std::vector<std::byte> zeros_;
-  const std::size_t slot_size_;  // a read, and the ends that alignment adds
-  std::vector<int> files_;       // as numbered in a Job
+  const std::size_t slot_size_;                   // a read, and the ends that alignment adds
+  std::vector<int> files_;                        // as numbered in a Job
+  std::vector<std::unique_ptr<Mapping>> mapped_;  // each of them, to ask the page cache; or null
 
   std::atomic<std::uint64_t> units_read_ = 0, bytes_read_ = 0, cold_reads_ = 0, decoded_ = 0,
                              verified_ = 0, zero_ = 0, wasted_ = 0;

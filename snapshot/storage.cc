@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -89,6 +90,24 @@ Result<std::vector<formats::IndexEntry>> all_entries(const OpenedSnapshot& snaps
   return entries;
 }
 
+Result<bool> same_file(const Fd& one, const Fd& other) {
+  struct stat first, second;
+  if (::fstat(one.get(), &first) != 0) return sys_error("fstat");
+  if (::fstat(other.get(), &second) != 0) return sys_error("fstat");
+  return first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+}
+
+// The containers that the unit table in `dir` names, none of which need be opened to tell.
+Result<std::vector<std::string>> named_in(const Fd& dir) {
+  const Fd file = VOLT_TRY(open_at(dir.get(), kUnitsFile, O_RDONLY));
+  const std::uint64_t size = VOLT_TRY(file_size(file, kUnitsFile));
+  const FileView view = VOLT_TRY(FileView::of(file, size, kUnitsFile));
+  const formats::UnitTable table = VOLT_TRY(formats::UnitTable::open(view.bytes()));
+  std::vector<std::string> names;
+  for (const auto& container : table.containers()) names.push_back(container_file_name(container));
+  return names;
+}
+
 }  // namespace
 
 const char* storage_name(Storage storage) {
@@ -102,10 +121,28 @@ Result<Storage> parse_storage(std::string_view name) {
   return fail(Code::kInvalid, "store '" + std::string(name) + "': raw or packed");
 }
 
+// What a name stands for is looked at again once it is locked: it may have been stored anew,
+// removed or replaced before.
+Result<LockedSnapshot> open_locked(const Store& store, const Reference& reference) {
+  for (;;) {
+    const Fd found = VOLT_TRY(store.find(reference));
+    Fd dir = VOLT_TRY(open_at(found.get(), ".", O_RDONLY | O_DIRECTORY));
+    const bool locked = VOLT_TRY(lock_soon(dir, LOCK_EX));
+    if (!locked) {
+      return fail(Code::kBusy, "another process is changing how this snapshot is stored");
+    }
+    OpenedSnapshot snapshot = VOLT_TRY(OpenedSnapshot::open(store, reference));
+    const bool still = VOLT_TRY(same_file(dir, snapshot.directory()));
+    if (still) {
+      return LockedSnapshot{std::move(snapshot), std::move(dir)};
+    }
+  }
+}
+
 Result<Fd> lock_storage(const OpenedSnapshot& snapshot) {
   Fd dir = VOLT_TRY(open_at(snapshot.directory().get(), ".", O_RDONLY | O_DIRECTORY));
-  if (::flock(dir.get(), LOCK_EX | LOCK_NB) == 0) return dir;
-  if (errno != EWOULDBLOCK) return sys_error("flock");
+  const bool locked = VOLT_TRY(lock_soon(dir, LOCK_EX));
+  if (locked) return dir;
   return fail(Code::kBusy, "another process is changing how this snapshot is stored");
 }
 
@@ -128,16 +165,17 @@ Result<KeptUnits> stored_units(const OpenedSnapshot& snapshot) {
   return kept;
 }
 
-Result<std::vector<std::string>> unused_files(const OpenedSnapshot& snapshot) {
-  const Fd dir = VOLT_TRY(open_at(snapshot.directory().get(), ".", O_RDONLY | O_DIRECTORY));
+Result<std::vector<std::string>> unused_files(const Fd& dir) {
+  const bool raw = ::faccessat(dir.get(), kMemoryFile, F_OK, 0) == 0;
+  std::vector<std::string> used;
+  if (!raw) used = VOLT_TRY(named_in(dir));
+  const Fd listed = VOLT_TRY(open_at(dir.get(), ".", O_RDONLY | O_DIRECTORY));
   std::vector<std::string> unused;
-  const std::string path = "/proc/self/fd/" + std::to_string(dir.get());
+  const std::string path = "/proc/self/fd/" + std::to_string(listed.get());
   for (std::string& entry : VOLT_TRY(directory_entries(path))) {
     const bool container = entry.starts_with(kLayerPrefix) || pack_id_of(entry);
-    const bool named = std::ranges::any_of(snapshot.containers(),
-                                           [&](const auto& each) { return each.name == entry; });
-    const bool left = entry == kNewUnits || entry == kNewMemory ||
-                      (entry == kUnitsFile && snapshot.is_raw()) || (container && !named);
+    const bool left = entry == kNewUnits || entry == kNewMemory || (entry == kUnitsFile && raw) ||
+                      (container && std::ranges::find(used, entry) == used.end());
     if (left) unused.push_back(std::move(entry));
   }
   return unused;
@@ -220,18 +258,22 @@ Result<StorageChange> pack_opened(const Packs& packs, const OpenedSnapshot& snap
   return change;
 }
 
-// After the new files are there: the old ones of a snapshot that is stored anew.
-Result<> remove_old(const Store& store, const Reference& reference, const Fd& dir) {
-  const OpenedSnapshot now = VOLT_TRY(OpenedSnapshot::open(store, reference));
-  for (const std::string& name : VOLT_TRY(unused_files(now))) {
-    if (::unlinkat(dir.get(), name.c_str(), 0) != 0) return sys_error("unlink", name);
+// After a change, and after one that failed: what does not hold the snapshot goes. Best effort:
+// what stays is found by prune.
+class Tidied {
+ public:
+  explicit Tidied(const Fd& dir) : dir_(dir) {}
+  Tidied(const Tidied&) = delete;
+  Tidied& operator=(const Tidied&) = delete;
+  ~Tidied() {
+    const auto unused = unused_files(dir_);
+    if (!unused) return;
+    for (const std::string& name : *unused) ::unlinkat(dir_.get(), name.c_str(), 0);
   }
-  return {};
-}
 
-Reference by_digest(const OpenedSnapshot& snapshot) {
-  return {.name = {}, .tag = {}, .digest = snapshot.digest()};
-}
+ private:
+  const Fd& dir_;
+};
 
 bool has_layers(const OpenedSnapshot& snapshot) {
   return std::ranges::any_of(snapshot.units().containers(), [](const auto& container) {
@@ -239,47 +281,28 @@ bool has_layers(const OpenedSnapshot& snapshot) {
   });
 }
 
-}  // namespace
-
-Result<StorageChange> pack(const Store& store, const Reference& reference,
-                           const PackOptions& options) {
-  const OpenedSnapshot snapshot = VOLT_TRY(OpenedSnapshot::open(store, reference));
-  if (!snapshot.is_raw() && !has_layers(snapshot)) return StorageChange{.changed = false};
-  const Fd dir = VOLT_TRY(lock_storage(snapshot));
+Result<StorageChange> pack_locked(const Store& store, const Reference& reference,
+                                  const PackOptions& options) {
+  const LockedSnapshot locked = VOLT_TRY(open_locked(store, reference));
+  const bool raw = locked.snapshot.is_raw();
+  if (!raw && !has_layers(locked.snapshot)) return StorageChange{.changed = false};
   const Packs packs = VOLT_TRY(Packs::open(store.packs(), Packs::Lock::kShared));
-  StorageChange change = VOLT_TRY(pack_opened(packs, snapshot, dir, options, {}));
-  if (snapshot.is_raw() && ::unlinkat(dir.get(), kMemoryFile, 0) != 0) {
+  const Tidied tidied(locked.dir);
+  StorageChange change = VOLT_TRY(pack_opened(packs, locked.snapshot, locked.dir, options, {}));
+  if (raw && ::unlinkat(locked.dir.get(), kMemoryFile, 0) != 0) {
     return sys_error("unlink", kMemoryFile);
   }
-  VOLT_TRY(remove_old(store, by_digest(snapshot), dir));
   return change;
 }
 
-Result<StorageChange> compact(const Store& store, const Reference& reference, Storage into,
-                              const PackOptions& options) {
-  return into == Storage::kRaw ? unpack(store, reference, options.threads)
-                               : pack(store, reference, options);
-}
-
-Result<StorageChange> repack(const Store& store, const Packs& packs, const OpenedSnapshot& snapshot,
-                             const PackOptions& options) {
-  const Fd dir = VOLT_TRY(lock_storage(snapshot));
-  // What is in no pack is none of a pack's business.
-  KeptUnits kept = VOLT_TRY(stored_units(snapshot));
-  for (std::optional<formats::StoredUnit>& unit : kept.units) {
-    if (kept.containers[unit->container].kind == formats::Container::Kind::kPack) unit.reset();
-  }
-  StorageChange change = VOLT_TRY(pack_opened(packs, snapshot, dir, options, std::move(kept)));
-  VOLT_TRY(remove_old(store, by_digest(snapshot), dir));
-  return change;
-}
-
-Result<StorageChange> unpack(const Store& store, const Reference& reference, unsigned threads) {
-  const OpenedSnapshot snapshot = VOLT_TRY(OpenedSnapshot::open(store, reference));
+Result<StorageChange> unpack_locked(const Store& store, const Reference& reference,
+                                    unsigned threads) {
+  const LockedSnapshot locked = VOLT_TRY(open_locked(store, reference));
+  const OpenedSnapshot& snapshot = locked.snapshot;
   if (snapshot.is_raw()) return StorageChange{.changed = false};
-  const Fd dir = VOLT_TRY(lock_storage(snapshot));
   VOLT_TRY(snapshot.check_agreement());
-  NewFile memory = VOLT_TRY(NewFile::create(dir, kNewMemory));
+  const Tidied tidied(locked.dir);
+  NewFile memory = VOLT_TRY(NewFile::create(locked.dir, kNewMemory));
   const formats::MemoryIndex& index = snapshot.index();
   const auto copy = [&](UnitReader& reader, std::uint64_t i) -> Result<> {
     const formats::IndexEntry entry = VOLT_TRY(index.at(i));
@@ -291,11 +314,46 @@ Result<StorageChange> unpack(const Store& store, const Reference& reference, uns
     return sys_error("ftruncate", kMemoryFile);
   }
   VOLT_TRY(memory.publish(kMemoryFile));
-  VOLT_TRY(sync(dir, "snapshot"));
-  VOLT_TRY(remove_old(store, by_digest(snapshot), dir));
+  VOLT_TRY(sync(locked.dir, "snapshot"));
   return StorageChange{.units = index.entry_count(),
                        .shared_units = 0,
                        .written_bytes = index.entry_count() * index.unit_bytes()};
+}
+
+}  // namespace
+
+// Each of these ends with a sweep: the snapshot may have been removed while it was locked, and a
+// pack may have lost its last user, or never have got one.
+Result<StorageChange> pack(const Store& store, const Reference& reference,
+                           const PackOptions& options) {
+  Result<StorageChange> change = pack_locked(store, reference, options);
+  store.sweep();
+  return change;
+}
+
+Result<StorageChange> unpack(const Store& store, const Reference& reference, unsigned threads) {
+  Result<StorageChange> change = unpack_locked(store, reference, threads);
+  store.sweep();
+  return change;
+}
+
+Result<StorageChange> compact(const Store& store, const Reference& reference, Storage into,
+                              const PackOptions& options) {
+  return into == Storage::kRaw ? unpack(store, reference, options.threads)
+                               : pack(store, reference, options);
+}
+
+Result<StorageChange> repack(const Store& store, const Packs& packs, const Reference& reference,
+                             const PackOptions& options) {
+  const LockedSnapshot locked = VOLT_TRY(open_locked(store, reference));
+  if (locked.snapshot.is_raw()) return StorageChange{.changed = false};
+  const Tidied tidied(locked.dir);
+  // What is in no pack is none of a pack's business.
+  KeptUnits kept = VOLT_TRY(stored_units(locked.snapshot));
+  for (std::optional<formats::StoredUnit>& unit : kept.units) {
+    if (kept.containers[unit->container].kind == formats::Container::Kind::kPack) unit.reset();
+  }
+  return pack_opened(packs, locked.snapshot, locked.dir, options, std::move(kept));
 }
 
 }  // namespace volt::snapshot

@@ -39,17 +39,25 @@ Result<StorageChange> compact(const Store& store, const Reference& reference, St
                               const PackOptions& options);
 
 // Packs a packed snapshot again, sharing from `packs` as they are now; its digest stays.
-Result<StorageChange> repack(const Store& store, const Packs& packs, const OpenedSnapshot& snapshot,
+Result<StorageChange> repack(const Store& store, const Packs& packs, const Reference& reference,
                              const PackOptions& options);
 
-// Makes sure that no other process changes how this snapshot is stored, or removes it as garbage,
-// while the descriptor lives. kBusy if one does.
+// A snapshot as it is while `dir` lives: no other process changes how it is stored meanwhile, or
+// removes its files as garbage.
+struct LockedSnapshot {
+  OpenedSnapshot snapshot;
+  Fd dir;
+};
+// kBusy if another process is changing it.
+Result<LockedSnapshot> open_locked(const Store& store, const Reference& reference);
+// The same for one that is open, to put a file beside it.
 Result<Fd> lock_storage(const OpenedSnapshot& snapshot);
 // Makes a finished `units` file in the directory of a snapshot or a draft. Tells its size.
 Result<std::uint64_t> write_units(const Fd& dir, const PackedUnits& table,
                                   const formats::Sha256& memory_digest, std::uint64_t unit_bytes);
-// Files in its directory that hold none of it (any more). It must be locked.
-Result<std::vector<std::string>> unused_files(const OpenedSnapshot& snapshot);
+// Files in a snapshot's directory that hold none of it (any more). Who acts on the answer holds its
+// lock.
+Result<std::vector<std::string>> unused_files(const Fd& dir);
 
 // Units that stay where they are stored already.
 struct KeptUnits {

@@ -73,8 +73,9 @@ std::unexpected<Error> not_found(const Store& store, const Reference& reference)
 
 Draft::~Draft() {
   // Best effort: what cannot be removed now is swept later, by its missing lock.
-  if (dir_.valid() && !path_.empty()) [[maybe_unused]]
-    const auto removed = remove_tree(path_);
+  if (!dir_.valid() || path_.empty()) return;
+  [[maybe_unused]] const auto removed = remove_tree(path_);
+  remove_unused_packs(packs_);
 }
 
 Result<Fd> Draft::create_file(const char* name) const {
@@ -144,7 +145,7 @@ Result<Draft> Store::begin() const {
       ::rmdir(path.c_str());
       return std::unexpected(dir.error());
     }
-    Draft draft(std::move(path), *std::move(dir));
+    Draft draft(std::move(path), *std::move(dir), packs());
     if (::flock(draft.dir().get(), LOCK_EX | LOCK_NB) != 0) {
       if (errno == EWOULDBLOCK) continue;
       return sys_error("flock", draft.path_);

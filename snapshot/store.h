@@ -32,7 +32,7 @@ inline constexpr char kUnitsFile[] = "units";     // instead of `memory`: where 
 inline constexpr char kLayerPrefix[] = "layer-";  // raw memory of this or an older snapshot
 inline constexpr char kHotSetFile[] = "hotset";   // may come later, may be missing
 
-// A snapshot being written. Dropping it removes what was written.
+// A snapshot being written. Dropping it removes what was written, packs that were for it included.
 class Draft {
  public:
   Draft(Draft&&) noexcept = default;
@@ -45,10 +45,12 @@ class Draft {
 
  private:
   friend class Store;
-  Draft(std::string path, Fd dir) : path_(std::move(path)), dir_(std::move(dir)) {}
+  Draft(std::string path, Fd dir, std::string packs)
+      : path_(std::move(path)), dir_(std::move(dir)), packs_(std::move(packs)) {}
 
   std::string path_;  // empty once it is published
   Fd dir_;            // holds the lock that says a writer lives
+  std::string packs_;
 };
 
 struct ListedSnapshot {

@@ -63,8 +63,10 @@ Result<> verify_packs(const Store& store) {
     const Result<std::unique_ptr<Pack>> pack = Pack::open(dir->get(), entry);
     if (!pack && pack.error().code == Code::kNotFound) continue;  // removed meanwhile
     if (!pack) return std::unexpected(within("packs", pack.error()));
-    const formats::PackTable* table = VOLT_TRY_IN("packs", (*pack)->table());
-    VOLT_TRY_IN("packs/" + entry, table->check_all());
+    const Result<const formats::PackTable*> table = (*pack)->table();
+    if (!table && table.error().code == Code::kNotFound) continue;
+    if (!table) return std::unexpected(within("packs", table.error()));
+    VOLT_TRY_IN("packs/" + entry, (*table)->check_all());
   }
   return {};
 }
@@ -90,7 +92,7 @@ Result<> add_files(const Store& store, const Reference& reference, const std::st
                    std::vector<std::string>& strays) {
   const Result<OpenedSnapshot> opened = OpenedSnapshot::open(store, reference);
   if (!opened) return {};  // verify says what is wrong with it
-  for (const std::string& file : VOLT_TRY(unused_files(*opened))) {
+  for (const std::string& file : VOLT_TRY(unused_files(opened->directory()))) {
     strays.push_back(where + "/" + file + ": left by a change of how it is stored");
   }
   for (const std::string& file : VOLT_TRY(directory_entries(store.path() + "/" + where))) {

@@ -41,7 +41,8 @@ const CodeWords& words_of(Code code) {
 
 // Whether a command's first operand names a snapshot.
 bool takes_reference(std::string_view command) {
-  return command == "call" || (command.starts_with("snapshot ") && command != "snapshot create");
+  return command == "call" || (command.starts_with("snapshot ") && command != "snapshot create" &&
+                               command != "snapshot load");
 }
 
 // The next command to type, with the real name in it; never the one that just failed.
@@ -54,18 +55,22 @@ std::string advice(Code code, std::string_view command, const std::vector<std::s
     case Code::kNotFound:
       return "volt snapshot ls";
     case Code::kConflict:
-      // Loader map was asked for, and there is no one file to map.
-      if (named && (command == "call" || command == "snapshot restore")) {
-        return "volt snapshot compact " + reference;
+      if (command == "snapshot create" || command == "snapshot load") {
+        return "the same command with --replace, or another --name";
       }
-      return command == "snapshot create" ? "the same command with --replace, or another --name"
-                                          : "volt snapshot ls";
+      if (command == "snapshot save") return "the same command with --replace, or another file";
+      // What a loader cannot do with a snapshot follows from how it is stored.
+      if (command == "call" || command == "snapshot restore") {
+        return "volt snapshot unpack " + reference;
+      }
+      return "volt snapshot ls";
     case Code::kUnsupported:
       return command == "snapshot compat" ? "volt version" : "volt snapshot compat " + reference;
     case Code::kHostUnable:
       return command == "doctor" ? "volt doctor --json" : "volt doctor";
     case Code::kCorrupt:
     case Code::kPageLost:
+      if (command == "snapshot load") return "save it again, or fetch the archive again";
       if (command == "snapshot verify") return "volt snapshot rm " + reference;
       return "volt snapshot verify --deep " + reference;
     case Code::kDeadline:

@@ -21,8 +21,7 @@ class FullDiskTest : public SnapshotTest {
   void SetUp() override {
     SnapshotTest::SetUp();
     if (IsSkipped() || HasFatalFailure()) return;
-    Child probe([] { check(::unshare(CLONE_NEWNS) == 0, "unshare"); });
-    may_mount_ = probe.failure().empty();
+    may_mount_ = test::may_mount();
   }
   bool may_mount() const { return may_mount_; }
 

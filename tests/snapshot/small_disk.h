@@ -1,4 +1,4 @@
-// A file system that is as small as a test wants it.
+// A disk of a chosen size, for tests that fill it: a tmpfs in a mount namespace of a child.
 #pragma once
 
 #include <sched.h>
@@ -13,6 +13,11 @@
 #include "vmm/os/file.h"
 
 namespace volt::test {
+
+inline bool may_mount() {
+  Child probe([] { check(::unshare(CLONE_NEWNS) == 0, "unshare"); });
+  return probe.failure().empty();
+}
 
 // In the child: a file system of its own at `path`, seen by nobody else.
 inline void mount_small(const std::string& path, const std::string& options) {

@@ -17,7 +17,9 @@
 namespace volt {
 namespace {
 
-constexpr std::uint64_t kStop = UINT64_MAX;  // no request's cookie
+// No request's cookies.
+constexpr std::uint64_t kStop = UINT64_MAX;
+constexpr std::uint64_t kNobody = UINT64_MAX - 1;
 // Blocking readers: what keeps a disk busy without costing much while it is idle.
 constexpr unsigned kThreads = 8;
 
@@ -81,8 +83,17 @@ class RingReader final : public AsyncReader {
     }
     if (files_fixed_) ::io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
     ::io_uring_sqe_set_data64(sqe, request.cookie);
-    const int put = ::io_uring_submit(&ring_);
-    if (put < 0) return read_error(-put);
+    int put;
+    do {
+      put = ::io_uring_submit(&ring_);
+    } while (put == -EINTR || put == -EAGAIN || put == -EBUSY);
+    if (put < 0) {
+      // It stays in the queue, and goes with the next: it must not read into a buffer that is
+      // somebody else's by then.
+      ::io_uring_prep_nop(sqe);
+      ::io_uring_sqe_set_data64(sqe, kNobody);
+      return read_error(-put);
+    }
     ++under_way_;
     return {};
   }
@@ -98,6 +109,7 @@ class RingReader final : public AsyncReader {
       const int got = cqe->res;
       ::io_uring_cqe_seen(&ring_, cqe);
       if (cookie == kStop) return;
+      if (cookie == kNobody) continue;
       done_(cookie, got < 0 ? Result<std::size_t>(read_error(-got))
                             : Result<std::size_t>(static_cast<std::size_t>(got)));
       const std::lock_guard lock(mutex_);
