@@ -15,6 +15,15 @@ namespace volt::tools {
 inline constexpr Option kLoaderOption = {"--loader", "auto|map|uffd|copy",
                                          "how memory reaches the guest (auto)"};
 
+inline constexpr Option kPagerOption = {"--pager", "PATH",
+                                        "a pager's socket: it serves the memory, no store needed"};
+inline constexpr Option kIsolateOption = {"--isolate-image", "",
+                                          "with --pager: see only pages that it shows this clone"};
+inline constexpr Option kHandlerOption = {"--uffd-handler", "PATH",
+                                          "a page-fault handler written for Firecracker"};
+// What --loader and those three say.
+Result<snapshot::RestoreOptions> restore_options(const Arguments& arguments);
+
 struct NamedPhase {
   const char* name;
   std::uint64_t snapshot::RestorePhases::* ns;

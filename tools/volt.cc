@@ -30,6 +30,7 @@ constexpr const Command* kCommands[] = {
     &kSnapshotSave,
     &kSnapshotLoad,
     &kSnapshotPrune,
+    &kPager,
     &kBenchRestore,
     &kDoctor,
     &kVersion,
