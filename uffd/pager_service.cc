@@ -94,7 +94,7 @@ Result<std::unique_ptr<PagerService>> PagerService::start(Options options) {
 }
 
 PagerService::~PagerService() {
-  loop_.reset();
+  if (loop_ != nullptr) loop_->stop();
   ::unlink(options_.path.c_str());
   listener_ = Fd();
   for (const auto& [key, connection] : connections_) {

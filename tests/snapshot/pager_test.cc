@@ -38,7 +38,8 @@ class PagerTest : public SnapshotTest {
       const auto service = must(uffd::PagerService::start(
           {.path = path(),
            .open = [&](const std::string& name) { return images.open(name); },
-           .stats = [&] { return images.stats(); }}));
+           .stats = [&] { return images.stats(); },
+           .firecracker_image = "kv"}));
       self.say("r");
       for (;;) ::pause();
     });
@@ -110,6 +111,20 @@ TEST_F(PagerTest, ACaptureOfSuchACloneIsWhole) {
   const auto vm = clone();
   capture(*vm, "copy");
   EXPECT_EQ(scan(*restore("copy")), seeded_scan());
+}
+
+// Firecracker's protocol from our side, in front of a pager that takes it.
+TEST_F(PagerTest, AHandlerWrittenForFirecrackerFillsAVm) {
+  RestoreOptions options;
+  options.uffd_handler = path();
+  const auto vm = must(snapshot::restore(kvm(), store(), named("kv"), options)).sandbox;
+  EXPECT_EQ(scan(*vm), seeded_scan());
+  const auto asleep = must(snapshot::restore(kvm(), store(), named("kv"), options)).sandbox;
+  pager_->kill(SIGKILL);
+  const Error error = must_fail(call(*asleep, Function::kScan, {0, kPages}));
+  EXPECT_EQ(error.code, Code::kPageLost) << error.context;
+  EXPECT_TRUE(contains(error.context, "the handler at " + path())) << error.context;
+  EXPECT_EQ(scan(*vm), seeded_scan());
 }
 
 TEST_F(PagerTest, ARefusalSaysWhy) {
