@@ -4,9 +4,11 @@
 
 #include <algorithm>
 
+#include "formats/head.h"
 #include "snapshot/ordered_work.h"
 #include "snapshot/snapshot_source.h"
 #include "snapshot/unit_reader.h"
+#include "vmm/os/file.h"
 
 namespace volt::snapshot {
 namespace {
@@ -91,6 +93,24 @@ Result<LoadedMemory> load_copy(const OpenedSnapshot& snapshot) {
   return LoadedMemory{{}, std::move(memory), vmm::Attach::kAll};
 }
 
+enum class Sees { kMissing, kMissingAndMinor };
+
+// Registers what shows the image; where each part of it is.
+Result<std::vector<uffd::View>> register_backed(uffd::Userfaultfd& uffd, const GuestMemory& memory,
+                                                const formats::v1::Memory& layout, Sees sees) {
+  std::vector<uffd::View> views;
+  for (int i = 0; i < layout.regions_size(); ++i) {
+    const GuestMemory::Region& region = memory.regions()[static_cast<std::size_t>(i)];
+    for (const GuestMemory::Range& part : region.backed) {
+      const std::span<std::byte> host = region.host.bytes().subspan(part.offset, part.bytes);
+      VOLT_TRY(sees == Sees::kMissing ? uffd.register_missing(host)
+                                      : uffd.register_missing_and_minor(host));
+      views.push_back({host, layout.regions(i).file_offset() + part.offset});
+    }
+  }
+  return views;
+}
+
 Result<LoadedMemory> load_uffd(const std::shared_ptr<const OpenedSnapshot>& snapshot,
                                const MemoryOptions& options) {
   auto image =
@@ -103,16 +123,9 @@ Result<LoadedMemory> load_uffd(const std::shared_ptr<const OpenedSnapshot>& snap
   const bool record = options.hot_set.role == HotSetRole::kRecording;
   GuestMemory memory = VOLT_TRY(map_regions(*snapshot, server->image_fd(), "image"));
   uffd::Userfaultfd uffd = VOLT_TRY(uffd::Userfaultfd::open());
-  std::vector<uffd::View> views;
-  const auto& regions = snapshot->manifest().memory().regions();
-  for (int i = 0; i < regions.size(); ++i) {
-    const GuestMemory::Region& region = memory.regions()[static_cast<std::size_t>(i)];
-    for (const GuestMemory::Range& part : region.backed) {
-      const std::span<std::byte> host = region.host.bytes().subspan(part.offset, part.bytes);
-      VOLT_TRY(record ? uffd.register_missing_and_minor(host) : uffd.register_missing(host));
-      views.push_back({host, regions[i].file_offset() + part.offset});
-    }
-  }
+  const Sees sees = record ? Sees::kMissingAndMinor : Sees::kMissing;
+  std::vector<uffd::View> views =
+      VOLT_TRY(register_backed(uffd, memory, snapshot->manifest().memory(), sees));
   uffd::CloneOptions clone;
   if (record) {
     clone.kind = uffd::CloneOptions::Kind::kRecording;
@@ -151,6 +164,11 @@ Result<> uffd_usable() {
   return {};
 }
 
+bool pages_can_be_poisoned() {
+  const auto opened = uffd::Userfaultfd::open();
+  return opened && (opened->offered() & uffd::abi::kFeaturePoison) != 0;
+}
+
 Result<ChosenLoader> choose_loader(Loader asked, bool stored_raw) {
   if (asked == Loader::kMap && !stored_raw) {
     return fail(
@@ -186,6 +204,62 @@ Result<LoadedMemory> load_memory(Loader loader,
       return load_copy(*snapshot);
   }
   return fail(Code::kInvalid, "no such loader");
+}
+
+Result<std::shared_ptr<const OpenedSnapshot>> describe(const uffd::PagerClient& pager) {
+  constexpr std::uint64_t kMaxDocument = formats::kHeadBytes + formats::kMaxBodyBytes;
+  const auto [manifest_bytes, state_bytes] = pager.welcome().document_bytes;
+  if (manifest_bytes > kMaxDocument || state_bytes > kMaxDocument) {
+    return fail(Code::kCorrupt, "pager: the snapshot's manifest or state is too large");
+  }
+  std::vector<std::byte> manifest(manifest_bytes), state(state_bytes);
+  VOLT_TRY(read_exact(pager.documents(), manifest, 0, "manifest from the pager"));
+  VOLT_TRY(read_exact(pager.documents(), state, manifest_bytes, "state from the pager"));
+  auto snapshot = std::make_shared<const OpenedSnapshot>(
+      VOLT_TRY_IN("pager", OpenedSnapshot::described(manifest, state)));
+  if (snapshot->memory_bytes() != pager.welcome().image_bytes ||
+      snapshot->manifest().memory().unit_bytes() != pager.welcome().unit_bytes) {
+    return fail(Code::kCorrupt, "pager: its image is not the one the manifest names");
+  }
+  return snapshot;
+}
+
+Result<LoadedMemory> load_from_pager(const OpenedSnapshot& snapshot,
+                                     std::unique_ptr<uffd::PagerClient> pager,
+                                     uffd::pager::Mode mode,
+                                     std::optional<uffd::LostPages> lost_pages) {
+  const std::uint64_t bytes = VOLT_TRY(file_size(pager->image(), "image from the pager"));
+  if (bytes != snapshot.memory_bytes()) {
+    return fail(Code::kCorrupt, "pager: its image is not as long as it says");
+  }
+  uffd::Userfaultfd uffd = VOLT_TRY(uffd::Userfaultfd::open());
+  GuestMemory memory = VOLT_TRY(map_regions(snapshot, pager->image().get(), "image"));
+  const Sees sees = mode == uffd::pager::Mode::kIsolated ? Sees::kMissingAndMinor : Sees::kMissing;
+  std::vector<uffd::View> views =
+      VOLT_TRY(register_backed(uffd, memory, snapshot.manifest().memory(), sees));
+  pager->close_files();
+  // From here on the memory goes before the pager's hold on it, whatever happens.
+  LoadedMemory loaded{PagedClone(std::move(pager)), std::move(memory), vmm::Attach::kDataFirst};
+  VOLT_TRY(loaded.pager.hand_over(std::move(uffd), std::move(views), lost_pages));
+  return loaded;
+}
+
+Result<LoadedMemory> load_from_handler(const OpenedSnapshot& snapshot, const std::string& path) {
+  std::vector<vmm::RegionLayout> layout;
+  std::vector<uffd::View> views;
+  const auto& regions = snapshot.manifest().memory().regions();
+  for (const auto& region : regions) layout.push_back({region.guest_base(), region.size_bytes()});
+  GuestMemory memory = VOLT_TRY(GuestMemory::anonymous(layout));
+  uffd::Userfaultfd uffd = VOLT_TRY(uffd::Userfaultfd::open(UFFD_FEATURE_EVENT_REMOVE));
+  for (int i = 0; i < regions.size(); ++i) {
+    const auto host = memory.regions()[static_cast<std::size_t>(i)].host.bytes();
+    VOLT_TRY(uffd.register_missing(host));
+    views.push_back({host, regions[i].file_offset()});
+  }
+  LoadedMemory loaded{PagedClone(VOLT_TRY(uffd::PagerClient::connect_handler(path))),
+                      std::move(memory), vmm::Attach::kAll};
+  VOLT_TRY(loaded.pager.hand_over(std::move(uffd), std::move(views), std::nullopt));
+  return loaded;
 }
 
 }  // namespace volt::snapshot

@@ -14,6 +14,7 @@
 #include "snapshot/opened.h"
 #include "snapshot/populating.h"
 #include "uffd/fault_server.h"
+#include "uffd/pager_client.h"
 #include "vmm/guest_memory.h"
 #include "vmm/ram_slots.h"
 
@@ -26,6 +27,8 @@ Result<Loader> parse_loader(std::string_view name);
 
 // Whether this user may use loader uffd; kHostUnable says what is missing.
 Result<> uffd_usable();
+// Whether this kernel can poison pages.
+bool pages_can_be_poisoned();
 
 struct ChosenLoader {
   Loader loader;
@@ -41,6 +44,8 @@ class PagedClone {
   PagedClone() = default;
   PagedClone(std::shared_ptr<uffd::FaultServer> server, std::uint64_t id)
       : server_(std::move(server)), id_(id) {}
+  // Served by another process.
+  explicit PagedClone(std::unique_ptr<uffd::PagerClient> away) : away_(std::move(away)) {}
   PagedClone(PagedClone&&) noexcept = default;
   PagedClone& operator=(PagedClone&&) = delete;
   ~PagedClone() {
@@ -48,19 +53,30 @@ class PagedClone {
   }
   void forget() {
     if (server_ != nullptr) server_->forget(id_);
+    if (away_ != nullptr) away_->forget();
   }
+  // `uffd` is for `views` of the memory that this is the pager of.
+  Result<> hand_over(uffd::Userfaultfd uffd, std::vector<uffd::View> views,
+                     std::optional<uffd::LostPages> lost_pages) {
+    return away_->attach(std::move(uffd), std::move(views), lost_pages);
+  }
+  bool is_served() const { return server_ != nullptr || away_ != nullptr; }
   // Why a page that this clone needs cannot be had.
   std::optional<Error> failure() const {
+    if (away_ != nullptr) return away_->failure();
     return server_ == nullptr ? std::nullopt : server_->failure(id_);
   }
   // First touches so far, if they are written down.
   uffd::Recording take_recording() {
     return server_ == nullptr ? uffd::Recording{} : server_->take_recording(id_);
   }
-  // Null unless the loader is uffd.
+  // Null unless the loader is uffd, and the pager in this process.
   const uffd::FaultServer* server() const { return server_.get(); }
+  // Null unless it is in another.
+  const uffd::PagerClient* away() const { return away_.get(); }
 
  private:
+  std::unique_ptr<uffd::PagerClient> away_;
   std::shared_ptr<uffd::FaultServer> server_;
   std::uint64_t id_ = 0;
 };
@@ -87,5 +103,15 @@ struct LoadedMemory {
 Result<LoadedMemory> load_memory(Loader loader,
                                  const std::shared_ptr<const OpenedSnapshot>& snapshot,
                                  const MemoryOptions& options = {});
+
+// What a snapshot is, as its pager says; no store is needed. The loader is uffd.
+Result<std::shared_ptr<const OpenedSnapshot>> describe(const uffd::PagerClient& pager);
+// Memory that shows the image of a pager in another process.
+Result<LoadedMemory> load_from_pager(const OpenedSnapshot& snapshot,
+                                     std::unique_ptr<uffd::PagerClient> pager,
+                                     uffd::pager::Mode mode,
+                                     std::optional<uffd::LostPages> lost_pages = std::nullopt);
+// Anonymous memory that a handler written for Firecracker fills.
+Result<LoadedMemory> load_from_handler(const OpenedSnapshot& snapshot, const std::string& path);
 
 }  // namespace volt::snapshot

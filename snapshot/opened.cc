@@ -96,8 +96,7 @@ Result<OpenedSnapshot> OpenedSnapshot::open(const Store& store, const Reference&
 
 Result<> OpenedSnapshot::open_files(const Reference& reference, Index index) {
   const std::vector<std::byte> manifest = VOLT_TRY(read_file(dir_, kManifestFile, kMaxHeadedFile));
-  manifest_ = VOLT_TRY(formats::decode_manifest(manifest));
-  digest_ = formats::sha256(manifest);
+  VOLT_TRY(take_manifest(manifest));
   if (reference.digest && *reference.digest != digest_) {
     const Code code = reference.name.empty() ? Code::kCorrupt : Code::kNotFound;
     return fail(code,
@@ -105,12 +104,39 @@ Result<> OpenedSnapshot::open_files(const Reference& reference, Index index) {
   }
   const std::vector<std::byte> state =
       VOLT_TRY(read_named(dir_, kStateFile, manifest_.state(), kMaxHeadedFile));
-  state_ = VOLT_TRY(formats::decode_machine_state(state));
-  if (!equal(formats::sha256(state), manifest_.state().sha256())) {
-    return fail(Code::kCorrupt, "state: it is not the one the manifest names");
-  }
+  VOLT_TRY(take_state(state));
   VOLT_TRY(open_memory());
   return open_index(is_raw() ? index : Index::kWhole);
+}
+
+Result<> OpenedSnapshot::take_manifest(std::span<const std::byte> manifest) {
+  manifest_ = VOLT_TRY(formats::decode_manifest(manifest));
+  digest_ = formats::sha256(manifest);
+  return {};
+}
+
+Result<> OpenedSnapshot::take_state(std::span<const std::byte> state) {
+  state_ = VOLT_TRY(formats::decode_machine_state(state));
+  if (equal(formats::sha256(state), manifest_.state().sha256())) return {};
+  return fail(Code::kCorrupt, "state: it is not the one the manifest names");
+}
+
+Result<OpenedSnapshot> OpenedSnapshot::described(std::span<const std::byte> manifest,
+                                                 std::span<const std::byte> state) {
+  OpenedSnapshot snapshot;
+  VOLT_TRY(snapshot.take_manifest(manifest));
+  VOLT_TRY(snapshot.take_state(state));
+  return snapshot;
+}
+
+Result<std::array<std::vector<std::byte>, 2>> OpenedSnapshot::documents() const {
+  std::vector<std::byte> manifest = VOLT_TRY(read_file(dir_, kManifestFile, kMaxHeadedFile));
+  if (formats::sha256(manifest) != digest_) {
+    return fail(Code::kCorrupt, "manifest: it changed since it was opened");
+  }
+  std::vector<std::byte> state =
+      VOLT_TRY(read_named(dir_, kStateFile, manifest_.state(), kMaxHeadedFile));
+  return std::array{std::move(manifest), std::move(state)};
 }
 
 // Whoever changes how memory is stored makes the new files before it removes the old ones: one that

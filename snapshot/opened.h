@@ -2,7 +2,9 @@
 // from.
 #pragma once
 
+#include <array>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -38,6 +40,13 @@ class OpenedSnapshot {
   static Result<OpenedSnapshot> open(const Store& store, const Reference& reference,
                                      Index index = Index::kWhole);
 
+  // One whose files are elsewhere: what may be used is manifest(), state(), digest() and what
+  // follows from them. Checked the same.
+  static Result<OpenedSnapshot> described(std::span<const std::byte> manifest,
+                                          std::span<const std::byte> state);
+  // The bytes that a description is made of.
+  Result<std::array<std::vector<std::byte>, 2>> documents() const;
+
   const formats::Manifest& manifest() const { return manifest_; }
   const formats::MachineState& state() const { return state_; }
   const formats::MemoryIndex& index() const { return *index_; }
@@ -71,6 +80,8 @@ class OpenedSnapshot {
  private:
   OpenedSnapshot() = default;
   Result<> open_files(const Reference& reference, Index index);
+  Result<> take_manifest(std::span<const std::byte> manifest);
+  Result<> take_state(std::span<const std::byte> state);
   Result<> open_index(Index index);
   Result<> check_blocks() const;
   Result<> open_memory();

@@ -21,10 +21,100 @@ class Laps {
   std::uint64_t since_ = vmm::monotonic_clock_ns();
 };
 
+using uffd::pager::Mode;
+
 // Mapping needs none of the index's entries; whoever reads units does.
 OpenedSnapshot::Index index_needed(Loader asked, bool verify_first) {
   const bool may_map = asked == Loader::kMap || asked == Loader::kAuto;
   return may_map && !verify_first ? OpenedSnapshot::Index::kHead : OpenedSnapshot::Index::kWhole;
+}
+
+struct Resolved {
+  std::shared_ptr<const OpenedSnapshot> snapshot;
+  ChosenLoader loader;
+  std::unique_ptr<uffd::PagerClient> pager;  // null: it is for us to serve
+};
+
+Mode mode_of(const RestoreOptions& options) {
+  return options.isolate_image ? Mode::kIsolated : Mode::kShared;
+}
+
+bool is_elsewhere(const RestoreOptions& options) {
+  return !options.pager.empty() || !options.uffd_handler.empty();
+}
+
+// Elsewhere a page comes when it is touched, and from nowhere but there.
+Result<> check_elsewhere(const RestoreOptions& options) {
+  const bool either = is_elsewhere(options);
+  if (!either && options.isolate_image) {
+    return fail(Code::kInvalid, "an image is isolated only by a pager of another process");
+  }
+  if (!options.pager.empty() && !options.uffd_handler.empty()) {
+    return fail(Code::kInvalid, "a pager or a handler, not both");
+  }
+  if (either && options.loader != Loader::kAuto && options.loader != Loader::kUffd) {
+    return fail(Code::kInvalid, std::string("loader ") + loader_name(options.loader) +
+                                    " needs no pager; one serves loader uffd");
+  }
+  return {};
+}
+
+// With the name that was asked for, and the digest where one is known.
+std::string full_text(const Reference& reference) {
+  std::string text = reference.text();
+  if (!reference.name.empty() && reference.digest) {
+    text += "@sha256:" + formats::to_hex(*reference.digest);
+  }
+  return text;
+}
+
+Result<Resolved> resolve(const Store& store, const Reference& reference,
+                         const RestoreOptions& options) {
+  VOLT_TRY(check_elsewhere(options));
+  if (!options.pager.empty()) {
+    VOLT_TRY(uffd_usable());
+    auto pager = VOLT_TRY(uffd::PagerClient::connect(
+        {.path = options.pager, .image = full_text(reference), .mode = mode_of(options)}));
+    auto snapshot = VOLT_TRY(describe(*pager));
+    if (reference.digest && *reference.digest != snapshot->digest()) {
+      return fail(Code::kCorrupt, "pager: it gave another snapshot than was asked for");
+    }
+    return Resolved{std::move(snapshot),
+                    {Loader::kUffd, "the pager at " + options.pager + " serves its memory"},
+                    std::move(pager)};
+  }
+  const bool verify_first = options.verify == RestoreOptions::Verify::kEverythingFirst;
+  auto snapshot = std::make_shared<const OpenedSnapshot>(
+      VOLT_TRY(OpenedSnapshot::open(store, reference, index_needed(options.loader, verify_first))));
+  if (!options.uffd_handler.empty()) {
+    return Resolved{std::move(snapshot),
+                    {Loader::kUffd, "the handler at " + options.uffd_handler + " fills its memory"},
+                    nullptr};
+  }
+  auto chosen = VOLT_TRY(choose_loader(options.loader, snapshot->is_raw()));
+  return Resolved{std::move(snapshot), std::move(chosen), nullptr};
+}
+
+Result<HotSetPlan> hot_set_of(const Resolved& resolved, const RestoreOptions& options) {
+  if (!is_elsewhere(options)) {
+    return plan_hot_set(options.hot_set, *resolved.snapshot,
+                        resolved.loader.loader == Loader::kCopy);
+  }
+  if (options.hot_set == HotSetMode::kRecord) {
+    return fail(Code::kInvalid, "a hot set is recorded where the store is, without a pager");
+  }
+  return HotSetPlan{HotSetRole::kNone, "the memory is served elsewhere", {}};
+}
+
+Result<LoadedMemory> load(Resolved& resolved, const RestoreOptions& options,
+                          const HotSetPlan& hot_set) {
+  if (resolved.pager != nullptr) {
+    return load_from_pager(*resolved.snapshot, std::move(resolved.pager), mode_of(options));
+  }
+  if (!options.uffd_handler.empty()) {
+    return load_from_handler(*resolved.snapshot, options.uffd_handler);
+  }
+  return load_memory(resolved.loader.loader, resolved.snapshot, {options.faults, hot_set});
 }
 
 // Memory that no machine of ours could have is refused before anything is made for it.
@@ -79,14 +169,16 @@ Sandbox::Facts facts_of(const OpenedSnapshot& snapshot) {
           .boot_us = snapshot.manifest().boot_us()};
 }
 
-// What a clone has not written it shows from its snapshot, unless everything was copied.
+// What a clone has not written it shows from its snapshot, unless everything was copied, or comes
+// from a process that we only take at its word.
 Sandbox::Origin origin_of(const std::shared_ptr<const OpenedSnapshot>& snapshot,
-                          const Restored& restored) {
+                          const Restored& restored, const RestoreOptions& options) {
   using Memory = Sandbox::Origin::Memory;
   const bool copied =
       restored.loader.loader == Loader::kCopy && restored.hot_set.role != HotSetRole::kRecording;
-  return {.memory = copied ? Memory::kCopied : Memory::kShown,
-          .snapshot = snapshot,
+  const Memory here = copied ? Memory::kCopied : Memory::kShown;
+  return {.memory = is_elsewhere(options) ? Memory::kForeign : here,
+          .snapshot = is_elsewhere(options) ? nullptr : snapshot,
           .unit_bytes = snapshot->manifest().memory().unit_bytes()};
 }
 
@@ -99,30 +191,30 @@ Result<Restored> restore(const vmm::Kvm& kvm, const Store& store, const Referenc
   Restored restored;
   RestorePhases& phases = restored.phases;
 
-  // 1. Resolve: the reference names a directory; manifest, state and index are opened and checked.
-  const bool verify_first = options.verify == RestoreOptions::Verify::kEverythingFirst;
-  const auto snapshot = std::make_shared<const OpenedSnapshot>(
-      VOLT_TRY(OpenedSnapshot::open(store, reference, index_needed(options.loader, verify_first))));
-  restored.loader = VOLT_TRY(choose_loader(options.loader, snapshot->is_raw()));
+  // 1. Resolve: the reference names a directory; manifest, state and index are opened and checked,
+  //    and the memory if asked for. With a pager, it opens them, and sends manifest and state.
+  Resolved resolved = VOLT_TRY(resolve(store, reference, options));
+  const std::shared_ptr<const OpenedSnapshot> snapshot = resolved.snapshot;
+  restored.loader = resolved.loader;
   // 2. Refuse a host that lacks what the guest needs.
   VOLT_TRY(check_layout(snapshot->manifest().memory()));
   VOLT_TRY(require_compatible(snapshot->manifest(), snapshot->state(), kvm));
-  if (verify_first) VOLT_TRY(check_memory(*snapshot));
+  const bool verify_first = options.verify == RestoreOptions::Verify::kEverythingFirst;
+  if (verify_first && resolved.pager == nullptr) VOLT_TRY(check_memory(*snapshot));
   phases.resolve_ns = laps.lap();
 
   // 3. Memory: mapped, faulted in or copied, as the loader does; its hot set begins to arrive.
-  restored.hot_set =
-      VOLT_TRY(plan_hot_set(options.hot_set, *snapshot, restored.loader.loader == Loader::kCopy));
-  LoadedMemory loaded =
-      VOLT_TRY(load_memory(restored.loader.loader, snapshot, {options.faults, restored.hot_set}));
+  restored.hot_set = VOLT_TRY(hot_set_of(resolved, options));
+  LoadedMemory loaded = VOLT_TRY(load(resolved, options, restored.hot_set));
   phases.memory_ns = laps.lap();
 
   // 4. Build the VM around it: no guest in it yet.
   const std::size_t cpus = static_cast<std::size_t>(snapshot->state().vcpus_size());
   std::unique_ptr<vmm::Machine> machine = VOLT_TRY(vmm::Machine::build(kvm, cpus));
   phases.vm_ns = laps.lap();
-  auto sandbox = std::make_unique<Sandbox>(std::move(loaded.pager), std::move(machine),
-                                           facts_of(*snapshot), origin_of(snapshot, restored));
+  auto sandbox =
+      std::make_unique<Sandbox>(std::move(loaded.pager), std::move(machine), facts_of(*snapshot),
+                                origin_of(snapshot, restored, options));
   const vmm::Attach how = attach_how(loaded, snapshot->state());
   VOLT_TRY(sandbox->machine().attach_memory(std::move(loaded.memory), how));
   sandbox->keep(std::move(loaded.populating));

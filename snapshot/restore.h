@@ -33,6 +33,13 @@ struct RestoreOptions {
   Verify verify = Verify::kAsLoaderDoes;
   HotSetMode hot_set = HotSetMode::kOff;
   uffd::FaultOptions faults = {};
+  // The socket of a `volt pager` that serves the memory; the store is not used then, and each unit
+  // is verified by the pager. Only with loader auto or uffd.
+  std::string pager = {};
+  // A page is seen only when the pager says so: for guests that do not trust each other.
+  bool isolate_image = false;
+  // The socket of a handler written for Firecracker, which fills anonymous memory.
+  std::string uffd_handler = {};
 };
 
 struct Restored {

@@ -67,7 +67,7 @@ Result<vmm::Reply> Sandbox::call(const vmm::Call& call, vmm::Deadline deadline,
 
 // The pager knows which page it could not give; a mapped file that was cut short has lost its end.
 bool Sandbox::lost_a_page() const {
-  if (pager_.server() != nullptr) return pager_.failure().has_value();
+  if (pager_.is_served()) return pager_.failure().has_value();
   for (const vmm::GuestMemory::Region& region : machine_->memory().regions()) {
     if (region.backed.empty()) continue;
     const auto& [offset, bytes] = region.backed.back();

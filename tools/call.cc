@@ -11,16 +11,15 @@
 namespace volt::tools {
 namespace {
 
-constexpr Option kOptions[] = {kLoaderOption, kHotSetOption, kTimeoutOption};
+constexpr Option kOptions[] = {kLoaderOption,  kHotSetOption,  kPagerOption,
+                               kIsolateOption, kHandlerOption, kTimeoutOption};
 
 Result<int> run(const Arguments& arguments) {
   const std::span<const std::string> words = arguments.positional();
   const auto reference = VOLT_TRY(snapshot::Reference::parse(words[0]));
   const vmm::Call call = VOLT_TRY(parse_call(words.subspan(1)));
   const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
-  const snapshot::RestoreOptions options = {
-      .loader = VOLT_TRY(snapshot::parse_loader(arguments.get("--loader", "auto"))),
-      .hot_set = VOLT_TRY(hot_set_mode(arguments, "use"))};
+  const snapshot::RestoreOptions options = VOLT_TRY(restore_options(arguments));
   const snapshot::Store store = VOLT_TRY(open_store());
   const vmm::Kvm kvm = VOLT_TRY(vmm::Kvm::open());
   snapshot::Restored restored = VOLT_TRY(snapshot::restore(kvm, store, reference, options));

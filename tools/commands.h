@@ -23,6 +23,7 @@ extern const Command kSnapshotSave;
 extern const Command kSnapshotLoad;
 extern const Command kSnapshotPrune;
 extern const Command kSnapshotTree;
+extern const Command kPager;
 extern const Command kBenchRestore;
 extern const Command kDoctor;
 extern const Command kVersion;

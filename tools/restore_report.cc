@@ -6,6 +6,21 @@
 
 namespace volt::tools {
 
+Result<snapshot::RestoreOptions> restore_options(const Arguments& arguments) {
+  for (const char* option : {"--pager", "--uffd-handler"}) {
+    if (arguments.has(option) && arguments.get(option).empty()) {
+      return fail(Code::kInvalid, std::string(option) + ": the path of a socket is expected");
+    }
+  }
+  snapshot::RestoreOptions options = {
+      .loader = VOLT_TRY(snapshot::parse_loader(arguments.get("--loader", "auto"))),
+      .hot_set = VOLT_TRY(hot_set_mode(arguments, "use"))};
+  options.pager = arguments.get("--pager");
+  options.isolate_image = arguments.has("--isolate-image");
+  options.uffd_handler = arguments.get("--uffd-handler");
+  return options;
+}
+
 double tenth(double value) {
   return std::round(value * 10) / 10;
 }

@@ -26,6 +26,15 @@ nlohmann::ordered_json hot_set_json(const snapshot::Restored& restored);
 
 nlohmann::ordered_json faults_json(const uffd::FaultCounts& faults);
 
+inline constexpr Option kPagerOption = {"--pager", "PATH",
+                                        "a pager's socket: it serves the memory, no store needed"};
+inline constexpr Option kIsolateOption = {"--isolate-image", "",
+                                          "with --pager: see only pages that it shows this clone"};
+inline constexpr Option kHandlerOption = {"--uffd-handler", "PATH",
+                                          "a page-fault handler written for Firecracker"};
+// What --loader, --hotset and those three say.
+Result<snapshot::RestoreOptions> restore_options(const Arguments& arguments);
+
 struct NamedPhase {
   const char* name;
   std::uint64_t snapshot::RestorePhases::* ns;

@@ -19,6 +19,9 @@ constexpr Option kOptions[] = {
     {"--count", "N", "how many clones, one after another (1)"},
     kLoaderOption,
     kHotSetOption,
+    kPagerOption,
+    kIsolateOption,
+    kHandlerOption,
     {"--verify", "", "check every page before a guest runs, and its whole working set after"},
     kTimeoutOption,
 };
@@ -29,7 +32,8 @@ struct Report {
   snapshot::ChosenLoader loader;
   nlohmann::ordered_json hot_set;  // of the last clone
   std::uint64_t verified = 0;
-  bool from_seed = false;  // what was expected came from the seed, not from the capture's sums
+  bool from_seed = false;    // what was expected came from the seed, not from the capture's sums
+  bool served_here = false;  // its faults, by a pager in this process
   uffd::FaultCounts faults;
 };
 
@@ -59,11 +63,8 @@ Result<Report> restore_all(const Arguments& arguments, const snapshot::Reference
   const std::uint64_t count = VOLT_TRY(arguments.number("--count", 1));
   if (count == 0 || count > kMaxCount) return fail(Code::kInvalid, "--count: 1 to 1000000");
   const bool verify = arguments.has("--verify");
-  const snapshot::RestoreOptions options = {
-      .loader = VOLT_TRY(snapshot::parse_loader(arguments.get("--loader", "auto"))),
-      .verify = verify ? snapshot::RestoreOptions::Verify::kEverythingFirst
-                       : snapshot::RestoreOptions::Verify::kAsLoaderDoes,
-      .hot_set = VOLT_TRY(hot_set_mode(arguments, "use"))};
+  snapshot::RestoreOptions options = VOLT_TRY(restore_options(arguments));
+  if (verify) options.verify = snapshot::RestoreOptions::Verify::kEverythingFirst;
   VOLT_TRY(deadline_of(arguments));  // what is wrong with it is said before KVM is asked for
   const snapshot::Store store = VOLT_TRY(open_store());
   const vmm::Kvm kvm = VOLT_TRY(vmm::Kvm::open());
@@ -86,7 +87,10 @@ Result<Report> restore_all(const Arguments& arguments, const snapshot::Reference
     if (VOLT_TRY(is_right(restored, reply, verify, *expected, deadline))) ++report.verified;
     VOLT_TRY(keep_recording(restored, options.hot_set));
     if (i + 1 == count) report.hot_set = hot_set_json(restored);
-    if (const auto* server = restored.sandbox->pager().server()) report.faults = server->counts();
+    if (const auto* server = restored.sandbox->pager().server()) {
+      report.faults = server->counts();
+      report.served_here = true;
+    }
     if ((i + 1) % 50 == 0 && i + 1 < count) {
       progress(std::to_string(i + 1) + " of " + std::to_string(count) + " restored");
     }
@@ -136,7 +140,7 @@ nlohmann::ordered_json json_of(const Report& report, const snapshot::Reference& 
                                  {"hot_set", report.hot_set},
                                  {"phases_us", std::move(phases)},
                                  {"total_us", report.samples.total.json()}};
-  if (report.loader.loader == snapshot::Loader::kUffd) {
+  if (report.served_here) {
     json["last_clone_faults"] = faults_json(report.faults);
   }
   return json;

@@ -31,6 +31,7 @@ constexpr const Command* kCommands[] = {
     &kSnapshotSave,
     &kSnapshotLoad,
     &kSnapshotPrune,
+    &kPager,
     &kBenchRestore,
     &kDoctor,
     &kVersion,

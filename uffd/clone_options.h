@@ -7,6 +7,8 @@
 #include <span>
 #include <vector>
 
+#include "vmm/os/error.h"
+
 namespace volt::uffd {
 
 // A part of a clone's memory that shows a part of the image. Both multiples of the unit. The
@@ -45,6 +47,9 @@ struct CloneOptions {
   // page outside every view, which its owner should not have registered. A call may be under way
   // while forget() returns.
   std::function<void(std::uint64_t unit)> on_lost = {};
+  // Told of a unit that this clone waits for and cannot have, before the clone is stopped for it;
+  // without any lock, on any thread, as often as it is asked for.
+  std::function<void(std::uint64_t unit, const Error& why)> on_failing = {};
 };
 
 inline constexpr std::uint64_t kNoUnit = UINT64_MAX;

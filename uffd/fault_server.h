@@ -75,6 +75,10 @@ class FaultServer final : private UnitSink {
   std::optional<Error> failure() const;
   std::optional<Error> failure(std::uint64_t clone) const;
   FaultCounts counts() const;
+  std::size_t clones() const {  // attached
+    const std::lock_guard lock(mutex_);
+    return clones_.size();
+  }
 
  private:
   using Clone = std::shared_ptr<ServedClone>;

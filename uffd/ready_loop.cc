@@ -43,7 +43,7 @@ Result<std::unique_ptr<ReadyLoop>> ReadyLoop::start(Work work) {
   return loop;
 }
 
-ReadyLoop::~ReadyLoop() {
+void ReadyLoop::stop() {
   stop_ = true;
   poke();
   if (thread_.joinable()) thread_.join();

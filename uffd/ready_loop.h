@@ -27,7 +27,9 @@ class ReadyLoop final {
 
   static Result<std::unique_ptr<ReadyLoop>> start(Work work);
   // Waits for the thread; it is not in `work` afterwards.
-  ~ReadyLoop();
+  ~ReadyLoop() { stop(); }
+  // The same, while the loop may still be used: by what its thread does last.
+  void stop();
 
   // `key` is not 0. On any thread.
   Result<> watch(int fd, std::uint64_t key);

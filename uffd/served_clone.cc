@@ -221,6 +221,7 @@ ServedClone::Answer ServedClone::lose(const Place& place, const Error& why, Need
   if (removed(place)) return show(place, {});
   // Only a clone that maps the image and is not told of its pages can see what nobody showed it.
   if (need == Need::kNo && options_.kind != Kind::kShared) return Answer::kDone;
+  if (need == Need::kYes && options_.on_failing != nullptr) options_.on_failing(place.unit, why);
   {
     const std::lock_guard lock(mutex_);
     if (forgotten_) return Answer::kDone;

@@ -3,9 +3,11 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <string>
 
 namespace volt::uffd {
 namespace {
@@ -69,6 +71,24 @@ Result<Userfaultfd> Userfaultfd::open(std::uint64_t features) {
   return opened;
 }
 
+Result<Userfaultfd> Userfaultfd::adopt(Fd fd) {
+  char target[64] = {};
+  const std::string link = "/proc/self/fd/" + std::to_string(fd.get());
+  if (::readlink(link.c_str(), target, sizeof target - 1) < 0) return sys_error("readlink", link);
+  if (std::string_view(target) != "anon_inode:[userfaultfd]") {
+    return fail(Code::kInvalid, "a descriptor that is no userfaultfd but " + std::string(target));
+  }
+  return Userfaultfd(std::move(fd));
+}
+
+Result<Userfaultfd> Userfaultfd::duplicate() const {
+  Fd copy{::fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0)};
+  if (!copy.valid()) return sys_error("dup userfaultfd");
+  Userfaultfd duplicate(std::move(copy));
+  duplicate.offered_ = offered_;
+  return duplicate;
+}
+
 Result<> Userfaultfd::register_for(std::span<std::byte> range, std::uint64_t mode) {
   uffdio_register request = {};
   request.range = range_of(range);
@@ -127,7 +147,12 @@ Result<> Userfaultfd::wake(std::span<std::byte> range) {
 }
 
 Result<std::size_t> Userfaultfd::read_messages(std::span<uffd_msg> into) {
-  const ssize_t got = ::read(fd_.get(), into.data(), into.size_bytes());
+  // Whoever holds another descriptor of it may make it block, between our look and our read.
+  const iovec part = {.iov_base = into.data(), .iov_len = into.size_bytes()};
+  ssize_t got = ::preadv2(fd_.get(), &part, 1, -1, RWF_NOWAIT);
+  if (got < 0 && errno == EOPNOTSUPP) {  // before Linux 6.10
+    got = ::read(fd_.get(), into.data(), into.size_bytes());
+  }
   if (got >= 0) return static_cast<std::size_t>(got) / sizeof(uffd_msg);
   if (errno == EAGAIN || errno == EINTR) return std::size_t{0};
   return sys_error("read userfaultfd");

@@ -21,6 +21,10 @@ class Userfaultfd {
   static Result<Userfaultfd> open(std::uint64_t features = 0);
   // Takes over a descriptor made elsewhere.
   explicit Userfaultfd(Fd fd) : fd_(std::move(fd)) {}
+  // The same for one that a stranger sent: kInvalid if it is something else.
+  static Result<Userfaultfd> adopt(Fd fd);
+  // Another descriptor of the same.
+  Result<Userfaultfd> duplicate() const;
 
   // Every UFFD_FEATURE_* of this kernel; unknown (0) for a descriptor made elsewhere.
   std::uint64_t offered() const { return offered_; }

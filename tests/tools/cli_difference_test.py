@@ -39,7 +39,7 @@ class DifferenceTest(CliTest):
                              "--store", store)
             self.assertEqual(made["mode"], "diff")
         error = self.refused(4, "snapshot", "restore", "v3", "--loader", "map", saying="compact")
-        self.assertEqual(error["fix"], ["volt snapshot compact v3"])
+        self.assertEqual(error["fix"], ["volt snapshot unpack v3"])
         for loader in ("auto", "copy"):
             self.ok("snapshot", "restore", "v3", "--verify", "--loader", loader)
         self.ok("snapshot", "rm", "v1", "v0")

@@ -1,0 +1,223 @@
+// VMs whose memory comes from a pager in another process: they need no store, share its image, and
+// survive what can happen to it.
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <future>
+#include <nlohmann/json.hpp>
+
+#include "snapshot/pager_images.h"
+#include "snapshot/storage.h"
+#include "tests/snapshot/child.h"
+#include "tests/snapshot/fixture.h"
+
+namespace volt::test {
+namespace {
+
+using snapshot::PagerImages;
+using snapshot::RestoreOptions;
+
+constexpr timespec kPatience = {.tv_sec = 60, .tv_nsec = 0};
+
+class PagerTest : public SnapshotTest {
+ protected:
+  void SetUp() override {
+    SnapshotTest::SetUp();
+    if (IsSkipped() || HasFatalFailure()) return;
+    if (const auto usable = snapshot::uffd_usable(); !usable) VOLT_HOST_UNABLE(usable.error());
+    capture(*boot_kv(), "kv");
+    pager_ = start_pager();
+  }
+
+  std::string path() const { return sockets_.path() + "/pager"; }
+
+  // In a process of its own; it listens when this returns.
+  std::unique_ptr<Child> start_pager() const {
+    auto pager = std::make_unique<Child>([&](const Child& self) {
+      PagerImages images(store(), {.threads = 2});
+      const auto service = must(uffd::PagerService::start(
+          {.path = path(),
+           .open = [&](const std::string& name) { return images.open(name); },
+           .stats = [&] { return images.stats(); },
+           .firecracker_image = "kv"}));
+      self.say("r");
+      for (;;) ::pause();
+    });
+    if (!pager->hears(&kPatience) || pager->next() != 'r') throw std::runtime_error("no pager");
+    return pager;
+  }
+
+  // Without any store.
+  std::unique_ptr<Sandbox> clone(bool isolated = false) const {
+    RestoreOptions options;
+    options.pager = path();
+    options.isolate_image = isolated;
+    return must(snapshot::restore(kvm(), Store("/nowhere"), named("kv"), options)).sandbox;
+  }
+
+  nlohmann::json stats() const {
+    return nlohmann::json::parse(must(snapshot::pager_stats(path())))["images"][0];
+  }
+
+  TempDir sockets_;
+  std::unique_ptr<Child> pager_;
+};
+
+TEST_F(PagerTest, AVmWithoutAnyStoreSeesWhatWasCaptured) {
+  for (const bool isolated : {false, true}) {
+    const auto vm = clone(isolated);
+    EXPECT_EQ(scan(*vm), seeded_scan());
+  }
+}
+
+TEST_F(PagerTest, ClonesBringEachUnitInOnce) {
+  EXPECT_EQ(scan(*clone()), seeded_scan());
+  const auto first = stats();
+  for (const bool isolated : {false, true}) {
+    Child other([&] { check(scan(*clone(isolated)) == seeded_scan(), "other memory"); });
+    EXPECT_EQ(other.failure(), "");
+  }
+  const auto after = stats();
+  EXPECT_EQ(after["units_filled"], first["units_filled"]);
+  EXPECT_EQ(after["units_verified"], first["units_verified"]);
+  EXPECT_EQ(after["units_wasted"], 0);
+}
+
+TEST_F(PagerTest, WhatOneCloneWritesNoOtherSees) {
+  const auto one = clone();
+  const auto other = clone();
+  expect_ok(call(*one, Function::kWrite, {0, kPages, 7}));
+  EXPECT_EQ(scan(*other), seeded_scan());
+  EXPECT_NE(scan(*one), seeded_scan());
+}
+
+TEST_F(PagerTest, AVmThatGoesIsForgotten) {
+  {
+    EXPECT_EQ(scan(*clone()), seeded_scan());
+  }
+  {
+    Child dies([&] {
+      const auto vm = clone();
+      static_cast<void>(scan(*vm));
+      ::_exit(0);
+    });
+    EXPECT_EQ(dies.failure(), "");
+  }
+  while (stats()["clones"] != 0) ::poll(nullptr, 0, 5);  // or the test's own deadline
+  EXPECT_EQ(scan(*clone()), seeded_scan());
+}
+
+TEST_F(PagerTest, ACaptureOfSuchACloneIsWhole) {
+  const auto vm = clone();
+  capture(*vm, "copy");
+  EXPECT_EQ(scan(*restore("copy")), seeded_scan());
+}
+
+// Firecracker's protocol from our side, in front of a pager that takes it.
+TEST_F(PagerTest, AHandlerWrittenForFirecrackerFillsAVm) {
+  RestoreOptions options;
+  options.uffd_handler = path();
+  const auto vm = must(snapshot::restore(kvm(), store(), named("kv"), options)).sandbox;
+  EXPECT_EQ(scan(*vm), seeded_scan());
+  const auto asleep = must(snapshot::restore(kvm(), store(), named("kv"), options)).sandbox;
+  pager_->kill(SIGKILL);
+  const Error error = must_fail(call(*asleep, Function::kScan, {0, kPages}));
+  EXPECT_EQ(error.code, Code::kPageLost) << error.context;
+  EXPECT_TRUE(contains(error.context, "the handler at " + path())) << error.context;
+  EXPECT_EQ(scan(*vm), seeded_scan());
+}
+
+TEST_F(PagerTest, ARefusalSaysWhy) {
+  RestoreOptions options;
+  options.pager = path();
+  const Store nowhere("/nowhere");
+  const Error error = must_fail(snapshot::restore(kvm(), nowhere, named("missing"), options));
+  EXPECT_EQ(error.code, Code::kNotFound);
+  EXPECT_TRUE(contains(error.context, "missing:latest")) << error.context;
+  options.loader = Loader::kMap;
+  EXPECT_EQ(must_fail(snapshot::restore(kvm(), nowhere, named("kv"), options)).code,
+            Code::kInvalid);
+}
+
+// ---- The pager dies.
+
+TEST_F(PagerTest, AGuestThatNeedsPagesOfADeadPagerStopsAndNamesIt) {
+  constexpr std::uint64_t kFew = 64;
+  const auto needs = clone();
+  const auto isolated = clone(true);
+  const auto needs_nothing = clone();
+  expect_ok(call(*needs_nothing, Function::kScan, {0, kFew}));
+  static_cast<void>(health(*needs));
+  static_cast<void>(health(*isolated));
+  pager_->kill(SIGKILL);
+  static_cast<void>(pager_->failure());
+  for (Sandbox* const vm : {needs.get(), isolated.get()}) {
+    const Error error = must_fail(call(*vm, Function::kScan, {0, kPages}));
+    EXPECT_EQ(error.code, Code::kPageLost) << error.context;
+    EXPECT_TRUE(contains(error.context, path())) << error.context;
+  }
+  expect_ok(call(*needs_nothing, Function::kScan, {0, kFew}));
+}
+
+// The threads of a stopped process answer nothing, so the guest sleeps in a fault, in KVM_RUN.
+TEST_F(PagerTest, AGuestAsleepInAFaultComesOutWhenItsPagerIsKilled) {
+  const auto vm = clone();
+  static_cast<void>(health(*vm));
+  pager_->kill(SIGSTOP);
+  auto reply =
+      std::async(std::launch::async, [&] { return call(*vm, Function::kScan, {0, kPages}); });
+  EXPECT_EQ(reply.wait_for(std::chrono::milliseconds(200)), std::future_status::timeout);
+  pager_->kill(SIGKILL);
+  const Error error = must_fail(reply.get());
+  EXPECT_EQ(error.code, Code::kPageLost) << error.context;
+  EXPECT_TRUE(contains(error.context, path())) << error.context;
+  // And it stays so.
+  EXPECT_FALSE(call(*vm, Function::kScan, {0, kPages}));
+}
+
+TEST_F(PagerTest, APagerThatIsStartedAgainTakesItsVmsOver) {
+  const auto asleep = clone();
+  const auto isolated = clone(true);
+  const auto idle = clone();
+  expect_ok(call(*idle, Function::kPut, {3, 99}));
+  pager_->kill(SIGSTOP);
+  auto reply = std::async(std::launch::async, [&] { return scan(*asleep); });
+  auto other = std::async(std::launch::async, [&] { return scan(*isolated); });
+  EXPECT_EQ(reply.wait_for(std::chrono::milliseconds(200)), std::future_status::timeout);
+  pager_->kill(SIGKILL);
+  static_cast<void>(pager_->failure());
+  pager_ = start_pager();
+  EXPECT_EQ(reply.get(), seeded_scan());
+  EXPECT_EQ(other.get(), seeded_scan());
+  EXPECT_EQ(asleep->pager().away()->takeovers(), 1U);
+  const vmm::Reply got = must(call(*idle, Function::kGet, {3}));
+  EXPECT_EQ(got.data[0], std::byte{99}) << "what it wrote is still there";
+  // A second time, the same.
+  pager_->kill(SIGKILL);
+  static_cast<void>(pager_->failure());
+  pager_ = start_pager();
+  EXPECT_EQ(scan(*clone()), seeded_scan());
+  while (idle->pager().away()->takeovers() != 2) ::poll(nullptr, 0, 5);
+}
+
+// ---- A unit is damaged.
+
+TEST_F(PagerTest, ADamagedUnitStopsOnlyTheGuestsThatNeedIt) {
+  const auto before = clone();
+  static_cast<void>(health(*before));
+  const auto opened = must(snapshot::OpenedSnapshot::open(store(), named("kv")));
+  const std::uint64_t base = opened.manifest().guest().working_set_base();
+  const std::string memory = file("kv", "memory");
+  ASSERT_EQ(::chmod(memory.c_str(), 0644), 0);
+  flip_bit(memory, (base + 300 * 4096) * 8);
+  const Error error = must_fail(call(*before, Function::kScan, {0, kPages}));
+  EXPECT_EQ(error.code, Code::kPageLost) << error.context;
+  EXPECT_TRUE(contains(error.context, "memory")) << error.context;
+  EXPECT_TRUE(contains(error.context, "unit")) << error.context;
+  const auto other = clone();
+  expect_ok(call(*other, Function::kScan, {0, 200}));
+  EXPECT_FALSE(call(*other, Function::kScan, {300, 1}));
+}
+
+}  // namespace
+}  // namespace volt::test
