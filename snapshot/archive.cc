@@ -81,20 +81,25 @@ Result<std::vector<std::byte>> file_of(const OpenedSnapshot& snapshot, const cha
 Result<> save_units(const OpenedSnapshot& snapshot, const PackOptions& options,
                     ArchiveWriter& writer) {
   struct Item {
-    UnitReader reader;
-    UnitEncoder encoder;
-    std::vector<std::byte> frame;
+    std::vector<std::byte> unit, frame;
     std::span<const std::byte> stored;
   };
+  struct Tools {
+    UnitReader reader;
+    UnitEncoder encoder;
+  };
   const std::uint64_t unit_bytes = snapshot.index().unit_bytes();
-  OrderedWork<Item> work(options.threads, [&] {
-    return Item{
-        UnitReader(snapshot), UnitEncoder(options.level), std::vector<std::byte>(unit_bytes), {}};
-  });
-  const auto encode = [](Item& item, std::uint64_t i) -> Result<> {
-    const std::span<const std::byte> unit = VOLT_TRY(item.reader.read(i));
-    const std::size_t bytes = VOLT_TRY(item.encoder.encode(unit, item.frame));
-    item.stored = bytes == 0 ? unit : std::span<const std::byte>(item.frame).first(bytes);
+  OrderedWork<Item, Tools> work(
+      options.threads,
+      [&] {
+        return Item{std::vector<std::byte>(unit_bytes), std::vector<std::byte>(unit_bytes), {}};
+      },
+      [&] { return Tools{UnitReader(snapshot), UnitEncoder(options.level)}; });
+  const auto encode = [](Item& item, Tools& tools, std::uint64_t i) -> Result<> {
+    VOLT_TRY(tools.reader.read(i, item.unit));
+    const std::size_t bytes = VOLT_TRY(tools.encoder.encode(item.unit, item.frame));
+    item.stored = bytes == 0 ? std::span<const std::byte>(item.unit)
+                             : std::span<const std::byte>(item.frame).first(bytes);
     return {};
   };
   return work.run(snapshot.index().entry_count(), encode, [&](Item& item, std::uint64_t) {

@@ -19,30 +19,38 @@ namespace volt::snapshot {
 // As many as there are processors to run on.
 unsigned default_threads();
 
-// Calls work(slot, i) for each i below `count`, on `threads` threads, each with a slot of its own
-// until commit(slot, i) has been called for it: on the calling thread, in ascending order of i. The
-// first error, or an interrupt, ends it. With one thread nothing is handed over at all.
-template <typename Slot>
+// Calls work(slot, tools, i) for each i below `count`, on `threads` threads, each with tools of its
+// own (contexts that should stay in its cache) and with a slot that is its own until
+// commit(slot, i) has been called for it: on the calling thread, in ascending order of i. The first
+// error, or an interrupt, ends it. With one thread nothing is handed over at all.
+template <typename Slot, typename Tools>
 class OrderedWork {
  public:
-  using Step = std::function<Result<>(Slot&, std::uint64_t)>;
+  using Work = std::function<Result<>(Slot&, Tools&, std::uint64_t)>;
+  using Commit = std::function<Result<>(Slot&, std::uint64_t)>;
 
   // Every thread has more slots than one, so that a slow item does not stop the others.
   static constexpr unsigned kSlotsPerThread = 4;
 
-  OrderedWork(unsigned threads, const std::function<Slot()>& make_slot) : threads_(threads) {
+  OrderedWork(unsigned threads, const std::function<Slot()>& make_slot,
+              const std::function<Tools()>& make_tools)
+      : threads_(threads) {
+    tools_.reserve(threads);
+    for (unsigned i = 0; i < threads; ++i) tools_.emplace_back(make_tools());
     const unsigned slots = threads == 1 ? 1 : threads * kSlotsPerThread;
     slots_.reserve(slots);
     for (unsigned i = 0; i < slots; ++i) slots_.emplace_back(make_slot());
   }
 
-  Result<> run(std::uint64_t count, const Step& work, const Step& commit) {
+  Result<> run(std::uint64_t count, const Work& work, const Commit& commit) {
     if (threads_ == 1) return run_alone(count, work, commit);
     count_ = count;
     const std::size_t helpers = static_cast<std::size_t>(std::min<std::uint64_t>(threads_, count));
     {
       std::vector<std::jthread> threads;
-      for (std::size_t t = 0; t < helpers; ++t) threads.emplace_back([&] { help(work); });
+      for (std::size_t t = 0; t < helpers; ++t) {
+        threads.emplace_back([this, &work, t] { help(work, tools_[t]); });
+      };
       if (Result<> done = take_all(commit); !done) give_up(std::move(done).error());
     }
     if (error_) return std::unexpected(*std::move(error_));
@@ -56,10 +64,10 @@ class OrderedWork {
     bool ready = false;  // worked on, not yet committed
   };
 
-  Result<> run_alone(std::uint64_t count, const Step& work, const Step& commit) {
+  Result<> run_alone(std::uint64_t count, const Work& work, const Commit& commit) {
     for (std::uint64_t i = 0; i < count; ++i) {
       VOLT_TRY(vmm::check_stop());
-      VOLT_TRY(work(slots_[0].slot, i));
+      VOLT_TRY(work(slots_[0].slot, tools_[0], i));
       VOLT_TRY(commit(slots_[0].slot, i));
     }
     return {};
@@ -67,14 +75,14 @@ class OrderedWork {
 
   Place& place_of(std::uint64_t i) { return slots_[i % slots_.size()]; }
 
-  void help(const Step& work) {
+  void help(const Work& work, Tools& tools) {
     for (;;) {
       std::unique_lock lock(mutex_);
       room_.wait(lock, [&] { return error_ || next_ == count_ || next_ < taken_ + slots_.size(); });
       if (error_ || next_ == count_) return;
       const std::uint64_t i = next_++;
       lock.unlock();
-      Result<> done = work(place_of(i).slot, i);
+      Result<> done = work(place_of(i).slot, tools, i);
       if (!done) return give_up(std::move(done).error());
       lock.lock();
       place_of(i).ready = true;
@@ -82,7 +90,7 @@ class OrderedWork {
     }
   }
 
-  Result<> take_all(const Step& commit) {
+  Result<> take_all(const Commit& commit) {
     for (std::uint64_t i = 0; i < count_; ++i) {
       VOLT_TRY(vmm::check_stop());
       {
@@ -108,6 +116,7 @@ class OrderedWork {
 
   const unsigned threads_;
   std::vector<Place> slots_;
+  std::vector<Tools> tools_;  // one for each thread
   std::uint64_t count_ = 0;
 
   std::mutex mutex_;

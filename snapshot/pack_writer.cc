@@ -98,11 +98,15 @@ class DraftPack {
   std::uint64_t flushed_ = 0;
 };
 
-// What one item's worker leaves for the writer.
-struct Item {
+// Of one thread.
+struct Tools {
   ReadUnit read;
   UnitEncoder encoder;
   Packs::Comparer comparer;
+};
+
+// What one item's worker leaves for the writer.
+struct Item {
   std::vector<std::byte> raw;     // all units of the item
   std::vector<std::byte> stored;  // as long: each unit's frame at the same place, if it has one
   struct Unit {
@@ -134,10 +138,14 @@ class Packer {
   }
 
   Result<PackedUnits> run(const MakeReader& make_reader, const PackOptions& options) {
-    OrderedWork<Item> work(options.threads, [&] { return make_item(make_reader, options.level); });
-    VOLT_TRY(work.run((order_.size() + per_item_ - 1) / per_item_,
-                      [this](Item& item, std::uint64_t i) { return prepare(item, i); },
-                      [this](Item& item, std::uint64_t i) { return store(item, i); }));
+    OrderedWork<Item, Tools> work(
+        options.threads, [&] { return make_item(); },
+        [&] { return Tools{make_reader(), UnitEncoder(options.level), {}}; });
+    late_encoder_.emplace(options.level);
+    VOLT_TRY(work.run(
+        (order_.size() + per_item_ - 1) / per_item_,
+        [this](Item& item, Tools& tools, std::uint64_t i) { return prepare(item, tools, i); },
+        [this](Item& item, std::uint64_t i) { return store(item, i); }));
     if (draft_) {
       packed_.stored_bytes = draft_->end() - formats::kPackHeadBytes;
       VOLT_TRY(draft_->finish(std::move(records_)));
@@ -147,11 +155,8 @@ class Packer {
   }
 
  private:
-  Item make_item(const MakeReader& make_reader, int level) const {
-    Item item{.read = make_reader(),
-              .encoder = UnitEncoder(level),
-              .comparer = {},
-              .raw = std::vector<std::byte>(per_item_ * unit_bytes_),
+  Item make_item() const {
+    Item item{.raw = std::vector<std::byte>(per_item_ * unit_bytes_),
               .stored = std::vector<std::byte>(per_item_ * unit_bytes_),
               .units = {}};
     item.units.resize(per_item_);
@@ -168,22 +173,22 @@ class Packer {
   }
 
   // On any thread: read, look for it elsewhere, compress.
-  Result<> prepare(Item& item, std::uint64_t number) const {
+  Result<> prepare(Item& item, Tools& tools, std::uint64_t number) const {
     const auto units = units_of(number);
     for (std::size_t k = 0; k < units.size(); ++k) {
       const std::span<std::byte> raw = part(item.raw, k);
-      VOLT_TRY(item.read(units[k], raw));
+      VOLT_TRY(tools.read(units[k], raw));
       Item::Unit& unit = item.units[k];
-      unit.found = VOLT_TRY(packs_.find(raw, entries_[units[k]].sum, item.comparer));
-      if (!unit.found) VOLT_TRY(compress(item, k, entries_[units[k]].sum));
+      unit.found = VOLT_TRY(packs_.find(raw, entries_[units[k]].sum, tools.comparer));
+      if (!unit.found) VOLT_TRY(compress(item, k, entries_[units[k]].sum, tools.encoder));
     }
     return {};
   }
 
-  Result<> compress(Item& item, std::size_t k, const Xxh128& raw_sum) const {
+  Result<> compress(Item& item, std::size_t k, const Xxh128& raw_sum, UnitEncoder& encoder) const {
     Item::Unit& unit = item.units[k];
     const std::span<std::byte> into = part(item.stored, k);
-    unit.frame_bytes = VOLT_TRY(item.encoder.encode(part(item.raw, k), into));
+    unit.frame_bytes = VOLT_TRY(encoder.encode(part(item.raw, k), into));
     unit.stored_sum =
         unit.frame_bytes == 0 ? raw_sum : formats::xxh128(into.first(unit.frame_bytes));
     return {};
@@ -208,9 +213,9 @@ class Packer {
         ++packed_.shared_units;
         return {};
       }
-      VOLT_TRY(compress(item, k, entries_[i].sum));
+      VOLT_TRY(compress(item, k, entries_[i].sum, *late_encoder_));
     }
-    if (const auto twin = VOLT_TRY(twin_in_draft(raw, entries_[i].sum, item.comparer))) {
+    if (const auto twin = VOLT_TRY(twin_in_draft(raw, entries_[i].sum))) {
       packed_.units[i] = packed_.units[*twin];
       ++packed_.shared_units;
       return {};
@@ -233,15 +238,15 @@ class Packer {
 
   // The entry whose unit has these bytes and is in the pack being written.
   Result<std::optional<std::uint64_t>> twin_in_draft(std::span<const std::byte> raw,
-                                                     const Xxh128& sum, Packs::Comparer& comparer) {
+                                                     const Xxh128& sum) {
     const auto same_sum = written_.find(sum);
     if (same_sum == written_.end()) return std::nullopt;
     const StoredUnit& unit = packed_.units[same_sum->second];
-    comparer.stored.resize(unit.stored_bytes);
-    comparer.raw.resize(raw.size());
-    VOLT_TRY(draft_->read_back(unit.offset, comparer.stored));
-    VOLT_TRY(comparer.decoder.decode(comparer.stored, comparer.raw));
-    if (std::memcmp(comparer.raw.data(), raw.data(), raw.size()) != 0) return std::nullopt;
+    comparer_.stored.resize(unit.stored_bytes);
+    comparer_.raw.resize(raw.size());
+    VOLT_TRY(draft_->read_back(unit.offset, comparer_.stored));
+    VOLT_TRY(comparer_.decoder.decode(comparer_.stored, comparer_.raw));
+    if (std::memcmp(comparer_.raw.data(), raw.data(), raw.size()) != 0) return std::nullopt;
     return same_sum->second;
   }
 
@@ -267,6 +272,9 @@ class Packer {
   PackedUnits packed_;
   std::optional<DraftPack> draft_;
   std::vector<formats::PackRecord> records_;
+  // Of the thread that writes.
+  Packs::Comparer comparer_;
+  std::optional<UnitEncoder> late_encoder_;
   std::unordered_map<Xxh128, std::uint64_t, SumHash> written_;  // sum -> entry
 };
 

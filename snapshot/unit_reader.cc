@@ -1,15 +1,18 @@
 #include "snapshot/unit_reader.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <mutex>
+#include <thread>
 
-#include "snapshot/ordered_work.h"
+#include "vmm/interrupt.h"
 #include "vmm/os/file.h"
 
 namespace volt::snapshot {
 namespace {
 
-// Handing an item from thread to thread costs microseconds; an item is this much of raw bytes.
+// What a thread takes at a time, in raw bytes.
 constexpr std::uint64_t kItemBytes = 512 << 10;
 
 std::unexpected<Error> damaged(const UnitPlace& place, std::uint64_t unit, std::string_view how) {
@@ -75,14 +78,34 @@ Result<> for_each_unit(const OpenedSnapshot& snapshot, unsigned threads,
   const std::uint64_t entries = snapshot.index().entry_count();
   const std::uint64_t per_item =
       std::max<std::uint64_t>(1, kItemBytes / snapshot.index().unit_bytes());
-  OrderedWork<UnitReader> work(threads, [&] { return UnitReader(snapshot); });
+  const std::uint64_t items = (entries + per_item - 1) / per_item;
   const auto use_item = [&](UnitReader& reader, std::uint64_t number) -> Result<> {
+    VOLT_TRY(vmm::check_stop());
     const std::uint64_t end = std::min((number + 1) * per_item, entries);
     for (std::uint64_t i = number * per_item; i < end; ++i) VOLT_TRY(use(reader, i));
     return {};
   };
-  return work.run((entries + per_item - 1) / per_item, use_item,
-                  [](UnitReader&, std::uint64_t) { return Result<>{}; });
+  std::atomic<std::uint64_t> next = 0;
+  std::mutex mutex;
+  Result<> outcome;
+  const auto work = [&] {
+    UnitReader reader(snapshot);
+    for (std::uint64_t item = next++; item < items; item = next++) {
+      Result<> used = use_item(reader, item);
+      if (used) continue;
+      next = items;
+      const std::lock_guard lock(mutex);
+      if (outcome) outcome = std::move(used);
+    }
+  };
+  {
+    std::vector<std::jthread> helpers;
+    for (std::uint64_t t = 1; t < std::min<std::uint64_t>(threads, items); ++t) {
+      helpers.emplace_back(work);
+    }
+    work();
+  }
+  return outcome;
 }
 
 }  // namespace volt::snapshot

@@ -19,13 +19,19 @@ INSTANTIATE_TEST_SUITE_P(Threads, OrderedWorkTest, testing::Values(1U, 2U, 3U, 1
 
 TEST_P(OrderedWorkTest, EveryItemIsWorkedOnOnceAndTakenInOrder) {
   for (const std::uint64_t count : {0U, 1U, 2U, 7U, 1'000U}) {
-    OrderedWork<std::uint64_t> work(GetParam(), [] { return std::uint64_t{0}; });
+    std::atomic<int> tools = 0;
+    OrderedWork<std::uint64_t, int> work(
+        GetParam(), [] { return std::uint64_t{0}; }, [&] { return tools++; });
+    std::vector<std::atomic<int>> in_use(GetParam());
     std::vector<std::uint64_t> taken;
     std::atomic<std::uint64_t> worked = 0;
     must(work.run(
         count,
-        [&](std::uint64_t& slot, std::uint64_t i) -> Result<> {
+        [&](std::uint64_t& slot, int& tool, std::uint64_t i) -> Result<> {
+          std::atomic<int>& users = in_use[static_cast<std::size_t>(tool)];
+          EXPECT_EQ(users++, 0) << "two threads have one tool";
           slot = i * 3;
+          --users;
           ++worked;
           return {};
         },
@@ -42,19 +48,17 @@ TEST_P(OrderedWorkTest, EveryItemIsWorkedOnOnceAndTakenInOrder) {
 
 TEST_P(OrderedWorkTest, AnErrorOfEitherStepEndsIt) {
   for (const bool in_work : {true, false}) {
-    OrderedWork<int> work(GetParam(), [] { return 0; });
+    OrderedWork<int, int> work(GetParam(), [] { return 0; }, [] { return 0; });
     std::uint64_t taken = 0;
-    const auto failing = [&](bool here) {
-      return [&taken, here](int&, std::uint64_t i) -> Result<> {
-        if (here && i == 50) return fail(Code::kCorrupt, "item 50");
-        return {};
-      };
+    const auto step = [](bool here, std::uint64_t i) -> Result<> {
+      if (here && i == 50) return fail(Code::kCorrupt, "item 50");
+      return {};
     };
-    const auto commit = failing(!in_work);
-    const Error error =
-        must_fail(work.run(1'000, failing(in_work), [&](int& slot, std::uint64_t i) {
+    const Error error = must_fail(work.run(
+        1'000, [&](int&, int&, std::uint64_t i) { return step(in_work, i); },
+        [&](int&, std::uint64_t i) {
           ++taken;
-          return commit(slot, i);
+          return step(!in_work, i);
         }));
     EXPECT_EQ(error.context, "item 50");
     EXPECT_LE(taken, 51U);
@@ -64,8 +68,8 @@ TEST_P(OrderedWorkTest, AnErrorOfEitherStepEndsIt) {
 TEST_P(OrderedWorkTest, AnInterruptEndsIt) {
   Child child([] {
     vmm::stop_on_signals();
-    OrderedWork<int> work(GetParam(), [] { return 0; });
-    const auto nothing = [](int&, std::uint64_t) { return Result<>{}; };
+    OrderedWork<int, int> work(GetParam(), [] { return 0; }, [] { return 0; });
+    const auto nothing = [](int&, int&, std::uint64_t) { return Result<>{}; };
     const Error error = must_fail(work.run(1'000'000, nothing, [](int&, std::uint64_t i) {
       if (i == 10) check(::raise(SIGINT) == 0, "raise");
       return Result<>{};
