@@ -75,7 +75,8 @@ Result<> check_zero_at(const OpenedSnapshot& snapshot, std::uint64_t address, st
     const std::uint64_t into = address - region.guest_base();  // wraps where it is not inside
     if (into >= region.size_bytes()) continue;
     const std::uint64_t place = region.file_offset() + into;
-    VOLT_TRY(check_zero(snapshot.memory(), place, place + bytes, buffer));
+    [[maybe_unused]] const std::uint64_t read =
+        VOLT_TRY(check_zero(snapshot.memory(), place, place + bytes, buffer));
   }
   return {};
 }

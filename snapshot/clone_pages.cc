@@ -46,7 +46,8 @@ ParentUnits::ParentUnits(const OpenedSnapshot& parent, WholeIndex whole)
       unit_(index().unit_bytes()) {}
 
 Result<> ParentUnits::check_zeros() const {
-  VOLT_TRY_IN("parent", check_gaps(*snapshot_, index()));
+  [[maybe_unused]] const std::uint64_t read =
+      VOLT_TRY_IN("parent", check_gaps(*snapshot_, index()));
   return {};
 }
 

@@ -108,7 +108,8 @@ Result<std::uint64_t> store_as_layer(const CapturedUnits& units, const LinkedPar
   }
   const KeptUnits kept = VOLT_TRY(parent.keep(units.left, dir));
   VOLT_TRY(kept.add_to(table));
-  VOLT_TRY(write_units(dir, table, units.memory_digest, units.unit_bytes));
+  [[maybe_unused]] const std::uint64_t table_bytes =
+      VOLT_TRY(write_units(dir, table, units.memory_digest, units.unit_bytes));
   return table.stored_bytes;
 }
 
