@@ -52,8 +52,9 @@ std::string advice(Code code, std::string_view command, const std::vector<std::s
     case Code::kInvalid:
       return "volt " + std::string(command) + (command.empty() ? "--help" : " --help");
     case Code::kNotFound:
-      return "volt snapshot ls";
+      return command == "pager" ? "volt pager --help" : "volt snapshot ls";
     case Code::kConflict:
+      if (command == "pager") return "volt pager --stats, with the same --socket";
       return command == "snapshot create" ? "the same command with --replace, or another --name"
                                           : "volt snapshot ls";
     case Code::kUnsupported:
