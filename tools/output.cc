@@ -53,8 +53,9 @@ std::string advice(Code code, std::string_view command, const std::vector<std::s
     case Code::kInvalid:
       return "volt " + std::string(command) + (command.empty() ? "--help" : " --help");
     case Code::kNotFound:
-      return "volt snapshot ls";
+      return command == "pager" ? "volt pager --help" : "volt snapshot ls";
     case Code::kConflict:
+      if (command == "pager") return "volt pager --stats, with the same --socket";
       if (command == "snapshot create" || command == "snapshot load") {
         return "the same command with --replace, or another --name";
       }

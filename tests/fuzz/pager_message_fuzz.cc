@@ -1,9 +1,9 @@
 // Pager messages and Firecracker's hand-shake on anything: an error, or a message that is written
 // as the same bytes, and views that lie in the image.
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <ranges>
 
 #include "uffd/firecracker.h"
 #include "uffd/pager_protocol.h"

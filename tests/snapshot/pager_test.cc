@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
+#include <cstdio>
+#include <fstream>
 #include <future>
 #include <nlohmann/json.hpp>
 
@@ -137,6 +139,66 @@ TEST_F(PagerTest, ARefusalSaysWhy) {
   options.loader = Loader::kMap;
   EXPECT_EQ(must_fail(snapshot::restore(kvm(), nowhere, named("kv"), options)).code,
             Code::kInvalid);
+}
+
+// Kilobytes that no other process maps.
+std::uint64_t private_kib() {
+  std::ifstream smaps("/proc/self/smaps_rollup");
+  std::uint64_t sum = 0;
+  for (std::string line; std::getline(smaps, line);) {
+    unsigned long long kib = 0;
+    if (std::sscanf(line.c_str(), "Private_%*[A-Za-z]: %llu kB", &kib) == 1) sum += kib;
+  }
+  return sum;
+}
+
+// Each alive while the others are, with all of the working set read and 1 MiB of it written. The
+// long gate has the bar's own sizes.
+TEST_F(PagerTest, ClonesInProcessesOfTheirOwnCostWhatTheyWrite) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer's own memory would be counted";
+#endif
+  const std::size_t count = long_run() ? 100 : 8;
+  vmm::BootConfig config = kv_config();
+  if (long_run()) {
+    config.ram_bytes = 256 * kMiB;
+    config.working_set_bytes = 64 * kMiB;
+  }
+  constexpr std::uint64_t kWritten = kMiB / 4096, kOwnKib = 512;
+  const std::uint64_t pages = config.working_set_bytes / 4096;
+  capture(*boot_guest(kvm(), config), "large");
+  must(snapshot::pack(store(), named("large"), {}));
+  std::vector<std::unique_ptr<Child>> clones;
+  for (std::size_t i = 0; i < count; ++i) {
+    clones.push_back(std::make_unique<Child>([&](const Child& self) {
+      const std::uint64_t before = private_kib();
+      RestoreOptions options;
+      options.pager = path();
+      const auto vm =
+          must(snapshot::restore(kvm(), Store("/nowhere"), named("large"), options)).sandbox;
+      must(call(*vm, Function::kScan, {0, pages}));
+      must(call(*vm, Function::kWrite, {0, kWritten, 7}));
+      const std::uint64_t own = private_kib() - before;
+      check(own <= kWritten * 4 + kOwnKib, std::to_string(own) + " KiB are its own");
+      self.say("r" + std::to_string(own) + " ");
+      for (;;) ::pause();
+    }));
+    if (!clones.back()->hears(&kPatience)) FAIL() << "a clone that says nothing";
+  }
+  for (const auto& clone : clones) {
+    clone->kill(SIGKILL);
+    const std::string said = clone->failure();
+    EXPECT_TRUE(said.starts_with("r")) << said;
+    if (clone == clones.back()) RecordProperty("private_kib", said);
+    if (clone == clones.back()) std::printf("private KiB of a clone: %s\n", said.c_str());
+  }
+  const auto all = nlohmann::json::parse(must(snapshot::pager_stats(path())))["images"];
+  ASSERT_EQ(all.size(), 1U);
+  EXPECT_EQ(all[0]["units_filled"], all[0]["units_verified"]) << "each came once";
+  EXPECT_EQ(all[0]["units_read"], all[0]["units_verified"]);
+  EXPECT_EQ(all[0]["units_wasted"], 0);
+  EXPECT_GE(all[0]["units_filled"], config.working_set_bytes / kUnitBytes);
+  EXPECT_LE(all[0]["units_filled"], all[0]["units"]);
 }
 
 // ---- The pager dies.

@@ -104,7 +104,7 @@ TEST_F(StorageTest, LoaderMapIsRefusedForAPackedSnapshotAndAutoTakesAnother) {
   capture_packed(*boot_kv(), "kv");
   const Error error = must_fail(try_restore("kv", Loader::kMap));
   EXPECT_EQ(error.code, Code::kConflict);
-  EXPECT_TRUE(contains(error.context, "packed")) << error.context;
+  EXPECT_TRUE(contains(error.context, "in packs")) << error.context;
   EXPECT_EQ(scan(*restore("kv", Loader::kAuto)), seeded_scan());
 }
 

@@ -22,7 +22,7 @@ COMMANDS = ("run", "call", "snapshot create", "snapshot restore", "snapshot ls",
             "snapshot inspect", "snapshot verify", "snapshot compat", "snapshot rm",
             "snapshot tree", "snapshot pack", "snapshot unpack", "snapshot compact",
             "snapshot save", "snapshot load", "snapshot prune",
-            "bench restore", "doctor", "version")
+            "pager", "bench restore", "doctor", "version")
 
 CODE_NAMES = {1: "system", 2: "usage", 3: "not_found", 4: "conflict", 5: "incompatible",
               6: "host_unable", 7: "integrity", 9: "guest_crashed", 10: "page_lost", 75: "busy",
