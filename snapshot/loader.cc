@@ -171,10 +171,8 @@ bool pages_can_be_poisoned() {
 
 Result<ChosenLoader> choose_loader(Loader asked, bool stored_raw) {
   if (asked == Loader::kMap && !stored_raw) {
-    return fail(
-        Code::kConflict,
-        "loader map needs memory in one raw file, and this is in packs or layers: `volt snapshot "
-        "compact` or `unpack` makes one");
+    return fail(Code::kConflict,
+                "loader map needs memory in one raw file, and this is in packs or layers");
   }
   if (asked != Loader::kAuto) return ChosenLoader{asked, "asked for"};
   if (stored_raw) {

@@ -38,7 +38,7 @@ class DifferenceTest(CliTest):
             made = self.diff(f"v{i}", f"v{i - 1}", "--after", f"put {i} {100 + i}",
                              "--store", store)
             self.assertEqual(made["mode"], "diff")
-        error = self.refused(4, "snapshot", "restore", "v3", "--loader", "map", saying="compact")
+        error = self.refused(4, "snapshot", "restore", "v3", "--loader", "map", saying="layers")
         self.assertEqual(error["fix"], ["volt snapshot unpack v3"])
         for loader in ("auto", "copy"):
             self.ok("snapshot", "restore", "v3", "--verify", "--loader", loader)

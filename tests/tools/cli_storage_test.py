@@ -40,7 +40,7 @@ class PackTest(CliTest):
         self.create("demo", "--store", "packed")
         for words in (("call", "demo", "--loader", "map", "health"),
                       ("snapshot", "restore", "demo", "--loader", "map")):
-            error = self.refused(4, *words, saying="packed")
+            error = self.refused(4, *words, saying="in packs")
             self.assertEqual(error["fix"], ["volt snapshot unpack demo"])
         self.ok("snapshot", "unpack", "demo")
         self.ok("call", "demo", "--loader", "map", "health")
