@@ -252,7 +252,7 @@ TEST_P(DifferenceTest, CompactingKeepsTheDigestAndMakesMapWork) {
   const Captured child = diff();
   const Error refused = must_fail(try_restore("diff", Loader::kMap));
   EXPECT_EQ(refused.code, Code::kConflict);
-  EXPECT_TRUE(contains(refused.context, "compact")) << refused.context;
+  EXPECT_TRUE(contains(refused.context, "layers")) << refused.context;
   const std::unique_ptr<Sandbox> running = restore("diff", Loader::kCopy);
   const std::vector<std::byte> memory = memory_of(*running);
   // The clone's clone, captured while its parent is stored anew.
