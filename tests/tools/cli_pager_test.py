@@ -133,8 +133,6 @@ class PagerTest(CliTest):
 
     def test_clones_in_processes_of_their_own_share_what_is_clean(self):
         """Units come in once, and a process costs little besides what its guest writes."""
-        if "SAN_OPTIONS" in " ".join(os.environ):
-            self.skipTest("a sanitizer's own memory is counted too")
         self.create("demo", "--store", "packed")
         self.start_pager()
         self.ok("call", "demo", "scan", "0", str(SMALL_PAGES), "--pager", self.socket)
