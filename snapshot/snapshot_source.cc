@@ -317,11 +317,11 @@ void SnapshotSource::begin_read(JobPtr job) {
 
 // What could not be read together is asked for one by one: each unit fails for itself.
 void SnapshotSource::on_read(std::uint64_t cookie, const Result<std::size_t>& got) {
-  JobPtr job;
+  JobPtr lost;  // one unit, and it could not be read
   {
     const std::lock_guard lock(mutex_);
     const auto at = reading_.find(cookie);
-    job = std::move(at->second);
+    JobPtr job = std::move(at->second);
     reading_.erase(at);
     const bool demand = job->priority == Priority::kDemand;
     if (got) {
@@ -337,12 +337,13 @@ void SnapshotSource::on_read(std::uint64_t cookie, const Result<std::size_t>& go
                                                  .file = job->file,
                                                  .members = {member}}));
       }
-      job = nullptr;
+    } else {
+      lost = std::move(job);
     }
   }
-  if (job == nullptr) return wake_.notify_all();
-  for (const Member& member : job->members) fail_member(*job, member, got.error());
-  free_slot(job->slot);
+  if (lost == nullptr) return wake_.notify_all();
+  for (const Member& member : lost->members) fail_member(*lost, member, got.error());
+  free_slot(lost->slot);
 }
 
 void SnapshotSource::finish(JobPtr job, Desk& desk) {
