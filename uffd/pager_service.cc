@@ -25,26 +25,6 @@ constexpr std::uint64_t kPauseMs = 100;
 constexpr int kEmptyReads = 5;
 constexpr int kForEver = -1;
 
-std::string lock_path(const std::string& path) {
-  return path + ".lock";
-}
-
-// Whoever holds the lock owns the path. The file goes with its owner; one that was removed while we
-// waited for it is no lock.
-Result<Fd> lock_socket(const std::string& path) {
-  const std::string name = lock_path(path);
-  for (;;) {
-    Fd file{::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600)};
-    if (!file.valid()) return sys_error("open", name);
-    if (::flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
-      if (errno != EWOULDBLOCK) return sys_error("flock", name);
-      return fail(Code::kConflict, "another pager serves " + path);
-    }
-    struct stat info;
-    if (::fstat(file.get(), &info) == 0 && info.st_nlink > 0) return file;
-  }
-}
-
 // What a dead pager left. Anything else at the path is left alone.
 Result<> clear_path(const std::string& path) {
   struct stat info;
@@ -72,6 +52,27 @@ CloneOptions::Kind kind_of(Mode mode) {
 
 }  // namespace
 
+// A file that was removed while we waited for it is no lock.
+Result<PagerService::SocketLock> PagerService::SocketLock::take(const std::string& path) {
+  const std::string name = path + ".lock";
+  for (;;) {
+    Fd file{::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600)};
+    if (!file.valid()) return sys_error("open", name);
+    if (::flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
+      if (errno != EWOULDBLOCK) return sys_error("flock", name);
+      return fail(Code::kConflict, "another pager serves " + path);
+    }
+    struct stat info;
+    if (::fstat(file.get(), &info) == 0 && info.st_nlink > 0) {
+      return SocketLock(std::move(file), name);
+    }
+  }
+}
+
+PagerService::SocketLock::~SocketLock() {
+  if (file_.valid()) ::unlink(name_.c_str());
+}
+
 void PagerService::Line::tell(const pager::Message& message) {
   const std::lock_guard lock(mutex);
   // One that does not read what it is told is told nothing more; the loop sees it go.
@@ -79,7 +80,8 @@ void PagerService::Line::tell(const pager::Message& message) {
 }
 
 Result<std::unique_ptr<PagerService>> PagerService::start(Options options) {
-  Fd lock = VOLT_TRY(lock_socket(options.path));
+  VOLT_TRY(pager::check_path(options.path));  // or the lock would be all that is made
+  SocketLock lock = VOLT_TRY(SocketLock::take(options.path));
   VOLT_TRY(clear_path(options.path));
   Fd listener = VOLT_TRY(pager::listen_at(options.path));
   const int fd = listener.get();
@@ -101,7 +103,6 @@ PagerService::~PagerService() {
     if (connection->clone) connection->image->server->detach(*connection->clone);
   }
   connections_.clear();
-  ::unlink(lock_path(options_.path).c_str());
 }
 
 void PagerService::on_ready(std::uint64_t key) {

@@ -65,6 +65,18 @@ class PagerService final {
     std::mutex mutex;
     void tell(const pager::Message& message);
   };
+  // Whoever holds it owns the path. Its file goes with it.
+  class SocketLock {
+   public:
+    static Result<SocketLock> take(const std::string& path);
+    SocketLock(SocketLock&&) = default;
+    ~SocketLock();
+
+   private:
+    SocketLock(Fd file, std::string name) : file_(std::move(file)), name_(std::move(name)) {}
+    Fd file_;
+    std::string name_;
+  };
   struct Connection {
     enum class State { kHello, kAttach, kServed, kForgotten };
     State state = State::kHello;
@@ -79,7 +91,7 @@ class PagerService final {
     std::optional<std::uint64_t> clone;
   };
 
-  PagerService(Options options, Fd lock, Fd listener)
+  PagerService(Options options, SocketLock lock, Fd listener)
       : options_(std::move(options)), lock_(std::move(lock)), listener_(std::move(listener)) {}
 
   void on_ready(std::uint64_t key);
@@ -96,7 +108,7 @@ class PagerService final {
   void drop(std::uint64_t key, const std::optional<Error>& why);
 
   const Options options_;
-  Fd lock_;  // held as long as the socket is ours
+  SocketLock lock_;  // held as long as the socket is ours
   Fd listener_;
 
   // All on the loop's thread.

@@ -44,6 +44,11 @@ std::uint64_t now_ms() {
       std::chrono::duration_cast<std::chrono::milliseconds>(now).count());
 }
 
+Result<> check_path(const std::string& path) {
+  VOLT_TRY(address_of(path));
+  return {};
+}
+
 Result<Inbox::Got> Inbox::read(int socket) {
   alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int) * (kMaxFds + 2))> control;
   const std::size_t before = bytes_.size();

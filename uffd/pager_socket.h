@@ -37,6 +37,8 @@ class Inbox {
   std::vector<Fd> fds_;
 };
 
+// kInvalid: no socket can have it.
+Result<> check_path(const std::string& path);
 // kNotFound: nobody listens there. kBusy: whoever does has no time.
 Result<Fd> connect_to(const std::string& path);
 // Listens at `path`, which must be free. Only this user can connect.

@@ -100,6 +100,15 @@ TEST_F(PagerServiceTest, WhatIsNoSocketOrAnothersIsLeftAlone) {
   EXPECT_THROW(good_pager(), std::runtime_error);
   struct stat info;
   EXPECT_EQ(::stat(path().c_str(), &info), 0);
+  EXPECT_NE(::access((path() + ".lock").c_str(), F_OK), 0) << "what was not taken is not locked";
+}
+
+TEST_F(PagerServiceTest, APathThatIsTooLongIsRefusedBeforeAnythingIsMade) {
+  const std::string path(150, 'x');
+  const auto pager = PagerService::start({.path = path});
+  ASSERT_FALSE(pager);
+  EXPECT_EQ(pager.error().code, Code::kInvalid);
+  EXPECT_NE(::access((path + ".lock").c_str(), F_OK), 0);
 }
 
 TEST_F(PagerServiceTest, AnUnknownImageIsRefusedByName) {

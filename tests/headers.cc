@@ -1,0 +1,2 @@
+// The file behind the precompiled header: CMake wants one.
+#include "tests/headers.h"
