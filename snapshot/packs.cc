@@ -19,7 +19,7 @@ namespace volt::snapshot {
 namespace {
 
 constexpr char kPrefix[] = "pack-";
-constexpr std::uint64_t kPageBytes = 4096;
+constexpr std::uint64_t kMapAlign = 4096;
 // Whoever sweeps holds a lock for the time of a few system calls.
 constexpr int kLockTries = 250;
 constexpr long kLockPauseNs = 2'000'000;
@@ -87,7 +87,7 @@ Result<Fd> Pack::file() const {
 
 Result<formats::PackTable> Pack::map_table() const {
   const Fd opened = VOLT_TRY(file());
-  const std::uint64_t from = tail_.table_offset / kPageBytes * kPageBytes;
+  const std::uint64_t from = tail_.table_offset / kMapAlign * kMapAlign;
   mapped_ = std::make_unique<Mapping>(VOLT_TRY(Mapping::create(
       bytes_ - from, PROT_READ, MAP_PRIVATE, opened.get(), from, "table of a pack")));
   const std::uint64_t bytes = bytes_ - formats::kPackTailBytes - tail_.table_offset;

@@ -221,16 +221,16 @@ TEST_F(CallTest, AnUnknownFunctionIsRefusedAndTheNextCallServed) {
 
 TEST_F(CallTest, BadArgumentsAreRefusedAndTheNextCallServed) {
   const auto machine = boot_kv();
-  const std::uint64_t kHuge = ~std::uint64_t{0};
+  const std::uint64_t kNoKey = ~std::uint64_t{0};
   const Call kTable[] = {
       {test::Function::kGet, {}},
       {test::Function::kGet, words({kRecords})},
-      {test::Function::kGet, words({kHuge})},
+      {test::Function::kGet, words({kNoKey})},
       {test::Function::kGet, words({1, 2})},
       {test::Function::kPut, words({kRecords, 1})},
       {test::Function::kScan, words({0, kGuestPages + 1})},
-      {test::Function::kScan, words({1, kHuge})},
-      {test::Function::kScan, words({kHuge, 1})},
+      {test::Function::kScan, words({1, kNoKey})},
+      {test::Function::kScan, words({kNoKey, 1})},
       {test::Function::kTouch, words({0, kGuestPages})},
       {test::Function::kTouch, std::vector<std::byte>(7)},
       {test::Function::kWrite, words({kGuestPages, 1, 0})},
