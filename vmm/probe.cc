@@ -13,8 +13,10 @@ constexpr std::uint64_t kCodeAt = 0x1000;
 constexpr std::uint64_t kRamBytes = 2 << 20;
 constexpr std::uint16_t kPort = guest_abi::kPortDone;
 // One emulated instruction takes 0.5 us and more, one native instruction a fraction of a ns:
-// between them lies room for any slow machine.
+// between them lies room for any slow machine, and where every ring is slow none is emulated by
+// itself.
 constexpr double kEmulatedNs = 50;
+constexpr double kEmulatedTimes = 20;
 constexpr std::uint32_t kRing0Turns = 2'000;
 constexpr std::uint64_t kProbeMs = 5'000;
 
@@ -82,7 +84,8 @@ Result<double> time_ring3(const Kvm& kvm, const GuestImage& image) {
 Result<Probe> probe_host(const Kvm& kvm, const GuestImage& image) {
   const double ring3 = VOLT_TRY_IN("ring 3", time_ring3(kvm, image));
   const double ring0 = VOLT_TRY_IN("ring 0", time_ring0(kvm));
-  return Probe{.kind = ring0 > kEmulatedNs ? HostKind::kRing3Only : HostKind::kNative,
+  const bool emulated = ring0 > kEmulatedNs && ring0 > kEmulatedTimes * ring3;
+  return Probe{.kind = emulated ? HostKind::kRing3Only : HostKind::kNative,
                .ring3_ns = ring3,
                .ring0_ns = ring0};
 }
