@@ -60,6 +60,8 @@ std::string advice(Code code, std::string_view command, const std::vector<std::s
         return "the same command with --replace, or another --name";
       }
       if (command == "snapshot save") return "the same command with --replace, or another file";
+      if (command == "snapshot pack")
+        return "volt snapshot restore " + reference + " --hotset record";
       // What a loader cannot do with a snapshot follows from how it is stored.
       if (command == "call" || command == "snapshot restore") {
         return "volt snapshot unpack " + reference;
