@@ -6,11 +6,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <condition_variable>
+#include <mutex>
 #include <random>
 
 #include "snapshot/archive.h"
 #include "snapshot/hot_set.h"
 #include "snapshot/prune.h"
+#include "snapshot/snapshot_source.h"
 #include "snapshot/usage.h"
 #include "tests/snapshot/hot_order.h"
 #include "tests/snapshot/packed.h"
@@ -148,6 +151,61 @@ TEST_F(HotLayoutTest, WhatIsPackedAlreadyIsLaidOutAnew) {
     expect_whole("kv", memory);
   }
   EXPECT_EQ(scan(*clone), seeded_scan()) << "a clone that has the old pack open";
+}
+
+// Counts answers.
+class Answers final : public uffd::UnitSink {
+ public:
+  void filled(std::uint64_t, std::span<const std::byte>) override { count(); }
+  void failed(std::uint64_t, Error why) override {
+    ADD_FAILURE() << why.context;
+    count();
+  }
+  void await(std::size_t answers) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return answers_ >= answers; });
+  }
+
+ private:
+  void count() {
+    const std::lock_guard lock(mutex_);
+    ++answers_;
+    changed_.notify_all();
+  }
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::size_t answers_ = 0;
+};
+
+// What all of it is for.
+TEST_F(HotLayoutTest, AColdReplayTakesFewReadsWhereTheHotUnitsLieTogether) {
+  const std::unique_ptr<Sandbox> guest = boot_kv();
+  write_memory(*guest, kSpare, random_bytes(4 * kMiB, 1));
+  capture_packed(*guest, "kv");
+  keep_hot_order(store(), "kv", scrambled("kv", 6));
+  // Without a page of it cached; nothing where the file system keeps what it was told to drop.
+  const auto cold_reads = [&]() -> std::optional<std::uint64_t> {
+    const auto opened = std::make_shared<const OpenedSnapshot>(open("kv"));
+    const Fd& pack = opened->containers().at(0).file;
+    must(sync(pack, "pack"));
+    if (::posix_fadvise(pack.get(), 0, 0, POSIX_FADV_DONTNEED) != 0) return std::nullopt;
+    const auto units = snapshot::hot_units(*must(snapshot::read_hot_set(*opened)), *opened);
+    std::size_t asked = 0;
+    for (const uffd::UnitRange& range : units) asked += range.count;
+    Answers answers;
+    snapshot::SnapshotSource source(opened);
+    source.request(units, uffd::Priority::kPrefetch, answers);
+    answers.await(asked);
+    const std::uint64_t reads = source.counts().cold_reads;
+    return reads == 0 ? std::nullopt : std::optional(reads);
+  };
+  const auto scattered = cold_reads();
+  EXPECT_TRUE(relayout("kv").changed);
+  const auto together = cold_reads();
+  if (!scattered || !together) GTEST_SKIP() << "this file system keeps what it was told to drop";
+  RecordProperty("scattered", std::to_string(*scattered));
+  RecordProperty("together", std::to_string(*together));
+  EXPECT_LT(*together * 3, *scattered);
 }
 
 TEST_F(HotLayoutTest, WhatOtherSnapshotsShareStaysWhereItIs) {
