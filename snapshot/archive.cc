@@ -11,6 +11,7 @@
 
 #include "formats/archive.h"
 #include "formats/hot_set.h"
+#include "snapshot/hot_layout.h"
 #include "snapshot/unit_reader.h"
 #include "vmm/os/file.h"
 
@@ -278,8 +279,7 @@ class Loading {
       const Section kind = VOLT_TRY(reader_.next());
       if (kind == Section::kEnd) break;
       if (kind == Section::kHotSet) {
-        VOLT_TRY(formats::decode_hot_set(reader_.body()));
-        VOLT_TRY(put_file(draft_, kHotSetFile, reader_.body()));
+        VOLT_TRY(read_hot_set());
         continue;
       }
       const formats::IndexEntry& entry = entries_[done++];
@@ -293,6 +293,15 @@ class Loading {
     return {};
   }
 
+  Result<> read_hot_set() {
+    const formats::HotSet set = VOLT_TRY(formats::decode_hot_set(reader_.body()));
+    if (set.digest != memory_digest_) {
+      return fail(Code::kCorrupt, "archive: hotset: digest: it is of another memory");
+    }
+    hot_ = hot_entries(set, entries_, unit_bytes_);
+    return put_file(draft_, kHotSetFile, reader_.body());
+  }
+
   Result<> store_memory(const LoadOptions& options) {
     const std::uint64_t bytes = memory_bytes(manifest_.memory());
     if (::ftruncate(memory_.get(), static_cast<off_t>(bytes)) != 0) {
@@ -300,10 +309,10 @@ class Loading {
     }
     if (options.storage == Storage::kRaw) return sync(memory_, kMemoryFile);
     const UnitsToPack units = {.entries = entries_,
-                               .hot = {},
                                .memory_digest = memory_digest_,
                                .unit_bytes = unit_bytes_,
-                               .make_reader = raw_reader(memory_, entries_)};
+                               .make_reader = raw_reader(memory_, entries_),
+                               .hot = hot_};
     const Packs packs = VOLT_TRY(Packs::open(store_.packs(), Packs::Lock::kShared));
     VOLT_TRY(pack_into(packs, draft_.dir(), units, options.pack));
     if (::unlinkat(draft_.dir().get(), kMemoryFile, 0) != 0) {
@@ -318,6 +327,7 @@ class Loading {
   std::vector<std::byte> manifest_file_;
   formats::Manifest manifest_;
   std::vector<formats::IndexEntry> entries_;
+  std::vector<std::uint64_t> hot_;  // of these, in the order of first touch
   std::uint64_t unit_bytes_ = 0;
   formats::Sha256 memory_digest_ = {};
   formats::Sha256 archive_ = {};

@@ -139,7 +139,6 @@ Result<std::uint64_t> store_memory(const Store& store, const Draft& draft, const
     return store_in_packs(all, *parent, draft.dir(), memory, packs, options.pack);
   }
   const UnitsToPack units = {.entries = all.entries,
-                             .hot = {},
                              .memory_digest = all.memory_digest,
                              .unit_bytes = all.unit_bytes,
                              .make_reader = raw_reader(memory, all.entries)};

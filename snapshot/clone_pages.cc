@@ -8,31 +8,6 @@
 #include "vmm/os/fault_guard.h"
 
 namespace volt::snapshot {
-namespace {
-
-// The pages of a region that this process has to itself, ascending.
-Result<std::vector<PageRange>> own_pages(const vmm::GuestMemory::Region& region,
-                                         PageFinder finder) {
-  std::vector<PageRange> own;
-  const auto add = [&](std::uint64_t from, std::uint64_t until, Behind behind) -> Result<> {
-    const auto part = region.host.bytes().subspan(from, until - from);
-    for (const PageRange& pages : VOLT_TRY(private_pages(part, behind, finder))) {
-      own.push_back({from / kPageBytes + pages.first, pages.count});
-    }
-    return {};
-  };
-  std::uint64_t at = 0;
-  for (const vmm::GuestMemory::Range& range : region.backed) {
-    VOLT_TRY(add(at, range.offset, Behind::kNothing));
-    VOLT_TRY(add(range.offset, range.offset + range.bytes, Behind::kFile));
-    at = range.offset + range.bytes;
-  }
-  VOLT_TRY(add(at, region.host.size(), Behind::kNothing));
-  return own;
-}
-
-}  // namespace
-
 Result<ParentUnits> ParentUnits::of(const OpenedSnapshot& parent) {
   WholeIndex whole = VOLT_TRY_IN("parent", parent.whole_index());
   VOLT_TRY_IN("parent", check_agreement(parent.manifest().memory(), *whole.index));

@@ -118,7 +118,6 @@ Result<std::uint64_t> store_in_packs(const CapturedUnits& units, const LinkedPar
                                      const PackOptions& options) {
   KeptUnits kept = VOLT_TRY(parent.keep(units.left, dir));
   const UnitsToPack to_pack = {.entries = units.entries,
-                               .hot = {},
                                .memory_digest = units.memory_digest,
                                .unit_bytes = units.unit_bytes,
                                .make_reader = raw_reader(memory, units.entries),

@@ -36,28 +36,6 @@ Result<> write_hot_set(const OpenedSnapshot& snapshot, const formats::HotSet& se
   return put;
 }
 
-// Calls use(page of the guest) for each page of its own that a clone has, data or not.
-template <typename F>
-Result<> for_each_own_page(const vmm::GuestMemory::Region& region, F&& use) {
-  const auto part = [&](std::uint64_t from, std::uint64_t until, Behind behind) -> Result<> {
-    const auto host = region.host.bytes().subspan(from, until - from);
-    for (const PageRange& pages : VOLT_TRY(private_pages(host, behind))) {
-      for (std::uint64_t n = 0; n < pages.count; ++n) {
-        use((region.guest_base + from) / kPageBytes + pages.first + n);
-      }
-    }
-    return {};
-  };
-  std::uint64_t at = 0;
-  for (const vmm::GuestMemory::Range& range : region.backed) {
-    VOLT_TRY(part(at, range.offset, Behind::kNothing));
-    VOLT_TRY(part(range.offset, range.offset + range.bytes, Behind::kFile));
-    at = range.offset + range.bytes;
-  }
-  VOLT_TRY(part(at, region.host.size(), Behind::kNothing));
-  return {};
-}
-
 // Pages of a region's data that are in this process's page tables, as offsets in the region.
 Result<std::vector<std::uint64_t>> present_pages(const vmm::GuestMemory::Region& region) {
   constexpr std::uint64_t kPresent = std::uint64_t{1} << 63;
@@ -196,11 +174,14 @@ Result<std::uint64_t> save_hot_set(Sandbox& sandbox) {
   }
   // Written is what is private now; a page of zeros that nobody watches shows only here.
   for (const vmm::GuestMemory::Region& region : sandbox.machine().memory().regions()) {
-    VOLT_TRY(for_each_own_page(region, [&](std::uint64_t page) {
-      const bool data = data_offset(snapshot->manifest().memory(), page).has_value();
-      // Data pages beyond the bound are not hot.
-      if (!data || place.contains(page)) add(page, true);
-    }));
+    for (const PageRange& own : VOLT_TRY(own_pages(region))) {
+      for (std::uint64_t n = own.first; n < own.first + own.count; ++n) {
+        const std::uint64_t page = region.guest_base / kPageBytes + n;
+        const bool data = data_offset(snapshot->manifest().memory(), page).has_value();
+        // Data pages beyond the bound are not hot.
+        if (!data || place.contains(page)) add(page, true);
+      }
+    }
   }
   VOLT_TRY_IN("hot set", write_hot_set(*snapshot, set));
   return set.pages.size();

@@ -227,9 +227,9 @@ class Packer {
 
   Result<> append(std::uint64_t i, std::span<const std::byte> stored, const Xxh128& stored_sum) {
     if (!draft_) draft_.emplace(VOLT_TRY(DraftPack::begin(packs_)));
-    const auto container = container_of(draft_->id(), kMaxShared + 1);
+    if (!packed_.written) packed_.written = container_of(draft_->id(), kMaxShared + 1);
     const auto stored_bytes = static_cast<std::uint32_t>(stored.size());
-    packed_.units[i] = {stored_sum, draft_->end(), *container, stored_bytes};
+    packed_.units[i] = {stored_sum, draft_->end(), *packed_.written, stored_bytes};
     records_.push_back(
         {entries_[i].sum, draft_->end(), stored_bytes, static_cast<std::uint32_t>(unit_bytes_)});
     written_.try_emplace(entries_[i].sum, i);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -24,6 +25,7 @@ struct PackOptions {
 struct PackedUnits {
   std::vector<formats::StoredUnit> units;      // one for each entry of the index, in its order
   std::vector<formats::Container> containers;  // packs, the new one among them if there is one
+  std::optional<std::uint32_t> written;        // which of them is new
   std::uint64_t stored_bytes = 0;              // in the new pack
   std::uint64_t shared_units = 0;              // found stored already
 };

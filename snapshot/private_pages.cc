@@ -98,4 +98,24 @@ Result<std::vector<PageRange>> private_pages(std::span<const std::byte> range, B
   return scan ? by_scan(pagemap, range, behind) : by_reading(pagemap, range, behind);
 }
 
+Result<std::vector<PageRange>> own_pages(const vmm::GuestMemory::Region& region,
+                                         PageFinder finder) {
+  std::vector<PageRange> own;
+  const auto add = [&](std::uint64_t from, std::uint64_t until, Behind behind) -> Result<> {
+    const auto part = region.host.bytes().subspan(from, until - from);
+    for (const PageRange& pages : VOLT_TRY(private_pages(part, behind, finder))) {
+      own.push_back({from / kPageBytes + pages.first, pages.count});
+    }
+    return {};
+  };
+  std::uint64_t at = 0;
+  for (const vmm::GuestMemory::Range& range : region.backed) {
+    VOLT_TRY(add(at, range.offset, Behind::kNothing));
+    VOLT_TRY(add(range.offset, range.offset + range.bytes, Behind::kFile));
+    at = range.offset + range.bytes;
+  }
+  VOLT_TRY(add(at, region.host.size(), Behind::kNothing));
+  return own;
+}
+
 }  // namespace volt::snapshot

@@ -19,6 +19,7 @@
 #include <span>
 #include <vector>
 
+#include "vmm/guest_memory.h"
 #include "vmm/os/error.h"
 
 namespace volt::snapshot {
@@ -49,5 +50,9 @@ bool page_scan_usable();
 // meanwhile may be in it or not.
 Result<std::vector<PageRange>> private_pages(std::span<const std::byte> range, Behind behind,
                                              PageFinder finder = PageFinder::kAuto);
+
+// The same of a whole region of guest memory, which knows what is behind each part of it.
+Result<std::vector<PageRange>> own_pages(const vmm::GuestMemory::Region& region,
+                                         PageFinder finder = PageFinder::kAuto);
 
 }  // namespace volt::snapshot

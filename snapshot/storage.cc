@@ -10,6 +10,8 @@
 #include <cerrno>
 #include <memory>
 
+#include "snapshot/hot_layout.h"
+#include "snapshot/hot_set.h"
 #include "snapshot/unit_reader.h"
 #include "vmm/os/file.h"
 
@@ -146,25 +148,6 @@ Result<Fd> lock_storage(const OpenedSnapshot& snapshot) {
   return fail(Code::kBusy, "another process is changing how this snapshot is stored");
 }
 
-Result<KeptUnits> stored_units(const OpenedSnapshot& snapshot) {
-  if (!snapshot.is_raw()) {
-    KeptUnits kept = {.containers = snapshot.units().containers(), .units = {}};
-    for (std::uint64_t i = 0; i < snapshot.units().entry_count(); ++i) {
-      kept.units.push_back(VOLT_TRY(snapshot.units().at(i)));
-    }
-    return kept;
-  }
-  const WholeIndex whole = VOLT_TRY(snapshot.whole_index());
-  KeptUnits kept = {.containers = {{formats::Container::Kind::kLayer, snapshot.digest()}},
-                    .units = {}};
-  const auto bytes = static_cast<std::uint32_t>(whole.index->unit_bytes());
-  for (std::uint64_t i = 0; i < whole.index->entry_count(); ++i) {
-    const formats::IndexEntry entry = VOLT_TRY(whole.index->at(i));
-    kept.units.push_back(formats::StoredUnit{entry.sum, entry.place, 0, bytes});
-  }
-  return kept;
-}
-
 Result<std::vector<std::string>> unused_files(const Fd& dir) {
   const bool raw = ::faccessat(dir.get(), kMemoryFile, F_OK, 0) == 0;
   std::vector<std::string> used;
@@ -197,13 +180,17 @@ Result<StorageChange> pack_into(const Packs& packs, const Fd& dir, const UnitsTo
   const std::vector<std::uint64_t> order = order_of(units.entries.size(), units.hot, units.kept);
   PackedUnits packed = VOLT_TRY(
       pack_units(packs, units.entries, order, units.unit_bytes, units.make_reader, options));
+  const auto hot = std::ranges::count_if(units.hot, [&](std::uint64_t i) {
+    return !units.kept.has(i) && packed.units[i].container == packed.written;
+  });
   VOLT_TRY(link_packs(packs, packed.containers, dir));
   VOLT_TRY(units.kept.add_to(packed));
   const std::uint64_t table_bytes =
       VOLT_TRY(write_units(dir, packed, units.memory_digest, units.unit_bytes));
   return StorageChange{.units = packed.units.size(),
                        .shared_units = packed.shared_units,
-                       .written_bytes = packed.stored_bytes + table_bytes};
+                       .written_bytes = packed.stored_bytes + table_bytes,
+                       .hot_units = static_cast<std::uint64_t>(hot)};
 }
 
 Result<std::uint64_t> write_units(const Fd& dir, const PackedUnits& table,
@@ -216,25 +203,6 @@ Result<std::uint64_t> write_units(const Fd& dir, const PackedUnits& table,
   return bytes.size();
 }
 
-Result<> KeptUnits::add_to(PackedUnits& table) const {
-  std::vector<std::optional<std::uint32_t>> numbers(containers.size());  // in the table
-  for (std::uint64_t i = 0; i < units.size(); ++i) {
-    if (!units[i]) continue;
-    std::optional<std::uint32_t>& number = numbers[units[i]->container];
-    if (!number) {
-      const formats::Container& container = containers[units[i]->container];
-      const auto at = std::ranges::find(table.containers, container);
-      number = static_cast<std::uint32_t>(at - table.containers.begin());
-      if (at == table.containers.end()) table.containers.push_back(container);
-    }
-    table.units[i] = *units[i];
-    table.units[i].container = *number;
-  }
-  if (table.containers.size() <= formats::kMaxContainers) return {};
-  return fail(Code::kUnsupported, "a snapshot can use at most " +
-                                      std::to_string(formats::kMaxContainers) + " containers");
-}
-
 namespace {
 
 // Packs what a snapshot's files hold, however they hold it, into its own directory.
@@ -242,8 +210,8 @@ Result<StorageChange> pack_opened(const Packs& packs, const OpenedSnapshot& snap
                                   const PackOptions& options, KeptUnits kept) {
   VOLT_TRY(snapshot.check_agreement());
   const std::vector<formats::IndexEntry> entries = VOLT_TRY(all_entries(snapshot));
+  HotOrder hot = hot_order(snapshot, entries);
   const UnitsToPack units = {.entries = entries,
-                             .hot = {},
                              .memory_digest = snapshot.index().digest(),
                              .unit_bytes = snapshot.index().unit_bytes(),
                              .make_reader = [&snapshot]() -> ReadUnit {
@@ -252,9 +220,11 @@ Result<StorageChange> pack_opened(const Packs& packs, const OpenedSnapshot& snap
                                  return reader->read(i, into);
                                };
                              },
+                             .hot = hot.entries,
                              .kept = std::move(kept)};
   StorageChange change = VOLT_TRY(pack_into(packs, dir, units, options));
   VOLT_TRY(sync(dir, "snapshot"));
+  change.hot_set_unusable = std::move(hot.unusable);
   return change;
 }
 
@@ -281,18 +251,62 @@ bool has_layers(const OpenedSnapshot& snapshot) {
   });
 }
 
-Result<StorageChange> pack_locked(const Store& store, const Reference& reference,
-                                  const PackOptions& options) {
-  const LockedSnapshot locked = VOLT_TRY(open_locked(store, reference));
-  const bool raw = locked.snapshot.is_raw();
-  if (!raw && !has_layers(locked.snapshot)) return StorageChange{.changed = false};
-  const Packs packs = VOLT_TRY(Packs::open(store.packs(), Packs::Lock::kShared));
+bool is_packed(const OpenedSnapshot& snapshot) {
+  return !snapshot.is_raw() && !has_layers(snapshot);
+}
+
+Result<StorageChange> change_to_packs(const Packs& packs, const LockedSnapshot& locked,
+                                      const PackOptions& options, KeptUnits kept) {
   const Tidied tidied(locked.dir);
-  StorageChange change = VOLT_TRY(pack_opened(packs, locked.snapshot, locked.dir, options, {}));
-  if (raw && ::unlinkat(locked.dir.get(), kMemoryFile, 0) != 0) {
+  StorageChange change =
+      VOLT_TRY(pack_opened(packs, locked.snapshot, locked.dir, options, std::move(kept)));
+  if (locked.snapshot.is_raw() && ::unlinkat(locked.dir.get(), kMemoryFile, 0) != 0) {
     return sys_error("unlink", kMemoryFile);
   }
   return change;
+}
+
+Result<StorageChange> pack_locked(const Store& store, const Reference& reference,
+                                  const PackOptions& options) {
+  const LockedSnapshot locked = VOLT_TRY(open_locked(store, reference));
+  if (is_packed(locked.snapshot)) return StorageChange{.changed = false};
+  const Packs packs = VOLT_TRY(Packs::open(store.packs(), Packs::Lock::kShared));
+  return change_to_packs(packs, locked, options, {});
+}
+
+// What is in packs that other snapshots have links to. The others are to be written anew, so they
+// are no place to share from.
+Result<KeptUnits> shared_with_others(const OpenedSnapshot& snapshot, Packs& packs) {
+  constexpr nlink_t kOwnLinks = 2;  // in packs/, and in the snapshot's directory
+  KeptUnits kept = VOLT_TRY(stored_units(snapshot));
+  std::vector<bool> stays(kept.containers.size());
+  for (std::size_t i = 0; i < stays.size(); ++i) {
+    if (kept.containers[i].kind != formats::Container::Kind::kPack) continue;
+    const OpenedSnapshot::Container& pack = snapshot.containers()[i];
+    struct stat info;
+    if (::fstat(pack.file.get(), &info) != 0) return sys_error("fstat", pack.name);
+    stays[i] = info.st_nlink > kOwnLinks;
+    if (!stays[i]) packs.leave_out(*pack_id_of(pack.name));
+  }
+  kept.keep_in(stays);
+  return kept;
+}
+
+Result<StorageChange> relayout_locked(const Store& store, const Reference& reference,
+                                      const PackOptions& options) {
+  const LockedSnapshot locked = VOLT_TRY(open_locked(store, reference));
+  const std::optional<formats::HotSet> set = VOLT_TRY(read_hot_set(locked.snapshot));
+  if (!set) return fail(Code::kConflict, "no hot set was recorded that could give the order");
+  Packs packs = VOLT_TRY(Packs::open(store.packs(), Packs::Lock::kShared));
+  KeptUnits kept = VOLT_TRY(shared_with_others(locked.snapshot, packs));
+  if (is_packed(locked.snapshot)) {
+    const std::vector<formats::IndexEntry> entries = VOLT_TRY(all_entries(locked.snapshot));
+    const std::vector<std::uint64_t> hot =
+        hot_entries(*set, entries, locked.snapshot.index().unit_bytes());
+    const bool done = VOLT_TRY(laid_out(locked.snapshot.units(), hot, kept));
+    if (done) return StorageChange{.changed = false};
+  }
+  return change_to_packs(packs, locked, options, std::move(kept));
 }
 
 Result<StorageChange> unpack_locked(const Store& store, const Reference& reference,
@@ -331,6 +345,13 @@ Result<StorageChange> pack(const Store& store, const Reference& reference,
   return change;
 }
 
+Result<StorageChange> relayout(const Store& store, const Reference& reference,
+                               const PackOptions& options) {
+  Result<StorageChange> change = relayout_locked(store, reference, options);
+  store.sweep();
+  return change;
+}
+
 Result<StorageChange> unpack(const Store& store, const Reference& reference, unsigned threads) {
   Result<StorageChange> change = unpack_locked(store, reference, threads);
   store.sweep();
@@ -347,13 +368,14 @@ Result<StorageChange> repack(const Store& store, const Packs& packs, const Refer
                              const PackOptions& options) {
   const LockedSnapshot locked = VOLT_TRY(open_locked(store, reference));
   if (locked.snapshot.is_raw()) return StorageChange{.changed = false};
-  const Tidied tidied(locked.dir);
   // What is in no pack is none of a pack's business.
   KeptUnits kept = VOLT_TRY(stored_units(locked.snapshot));
-  for (std::optional<formats::StoredUnit>& unit : kept.units) {
-    if (kept.containers[unit->container].kind == formats::Container::Kind::kPack) unit.reset();
+  std::vector<bool> stays;
+  for (const formats::Container& container : kept.containers) {
+    stays.push_back(container.kind != formats::Container::Kind::kPack);
   }
-  return pack_opened(packs, locked.snapshot, locked.dir, options, std::move(kept));
+  kept.keep_in(stays);
+  return change_to_packs(packs, locked, options, std::move(kept));
 }
 
 }  // namespace volt::snapshot

@@ -4,12 +4,12 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "snapshot/kept_units.h"
 #include "snapshot/opened.h"
 #include "snapshot/pack_writer.h"
 
@@ -22,14 +22,21 @@ Result<Storage> parse_storage(std::string_view name);
 struct StorageChange {
   bool changed = true;  // false: it was stored like that already
   std::uint64_t units = 0;
-  std::uint64_t shared_units = 0;   // that another snapshot stored before
-  std::uint64_t written_bytes = 0;  // new bytes on disk
+  std::uint64_t shared_units = 0;     // that another snapshot stored before
+  std::uint64_t written_bytes = 0;    // new bytes on disk
+  std::uint64_t hot_units = 0;        // put at the front of a new pack, in the order of first touch
+  std::string hot_set_unusable = {};  // why the hot set that is there gave no order
 };
 
-// Packs the memory of a snapshot in the store, that in layers too. Nothing to do if it is packed
-// already.
+// Packs the memory of a snapshot in the store, that in layers too: the units of its hot set first.
+// Nothing to do if it is packed already.
 Result<StorageChange> pack(const Store& store, const Reference& reference,
                            const PackOptions& options);
+// The same, and what is packed already is packed anew if its hot set, recorded later, does not lie
+// together in that order. Units in packs that other snapshots use too stay there, shared.
+// kConflict without a hot set.
+Result<StorageChange> relayout(const Store& store, const Reference& reference,
+                               const PackOptions& options);
 // Writes the memory of a snapshot in the store as one raw file, wherever it is now.
 Result<StorageChange> unpack(const Store& store, const Reference& reference, unsigned threads);
 
@@ -59,27 +66,14 @@ Result<std::uint64_t> write_units(const Fd& dir, const PackedUnits& table,
 // lock.
 Result<std::vector<std::string>> unused_files(const Fd& dir);
 
-// Units that stay where they are stored already.
-struct KeptUnits {
-  std::vector<formats::Container> containers;
-  std::vector<std::optional<formats::StoredUnit>> units;  // one for each entry, or none at all
-
-  bool has(std::uint64_t i) const { return i < units.size() && units[i]; }
-  // Puts them, and the containers they are in, into a table that has all others.
-  Result<> add_to(PackedUnits& table) const;
-};
-
-// Every unit of a snapshot where it is; its `memory` counts as the layer that it wrote.
-Result<KeptUnits> stored_units(const OpenedSnapshot& snapshot);
-
 // Packs what `entries` describe, and makes `units` and the links it needs in the directory `dir`
 // of a snapshot or a draft. `hot` are entries to go first, in that order.
 struct UnitsToPack {
   std::span<const formats::IndexEntry> entries;
-  std::span<const std::uint64_t> hot;
   formats::Sha256 memory_digest;
   std::uint64_t unit_bytes;
   MakeReader make_reader;
+  std::span<const std::uint64_t> hot = {};
   KeptUnits kept = {};  // not packed; whoever has these sees to the links
 };
 // Reads units from a raw memory file, each where its entry says, and checks its sum.

@@ -20,7 +20,7 @@ Result<int> run(const Arguments& arguments) {
   const vmm::Call call = VOLT_TRY(parse_call(words.subspan(1)));
   const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
   const snapshot::RestoreOptions options = VOLT_TRY(restore_options(arguments));
-  const snapshot::Store store = VOLT_TRY(open_store());
+  const snapshot::Store store = VOLT_TRY(restore_store(arguments));
   const vmm::Kvm kvm = VOLT_TRY(vmm::Kvm::open());
   snapshot::Restored restored = VOLT_TRY(snapshot::restore(kvm, store, reference, options));
   const vmm::Reply reply =

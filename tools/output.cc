@@ -45,21 +45,39 @@ bool takes_reference(std::string_view command) {
                                command != "snapshot load");
 }
 
+// Where something is to be found that is not there: a snapshot, or whoever listens at a socket.
+std::string advice_where(const Error& error, std::string_view command, const Arguments& arguments,
+                         const std::string& reference) {
+  // A pager that is there and has no such snapshot makes no system call fail.
+  const bool nobody_listens = error.sys_errno != 0;
+  if (nobody_listens && arguments.has("--pager")) {
+    return "volt pager --socket " + arguments.get("--pager");
+  }
+  if (nobody_listens && arguments.has("--uffd-handler")) {
+    return "volt pager --snapshot " + reference + " --socket " + arguments.get("--uffd-handler");
+  }
+  if (command != "pager") return "volt snapshot ls";
+  return arguments.has("--stats") ? "volt pager --socket " + arguments.get("--socket")
+                                  : "volt pager --help";
+}
+
 // The next command to type, with the real name in it; never the one that just failed.
-std::string advice(Code code, std::string_view command, const std::vector<std::string>& operands) {
-  const bool named = takes_reference(command) && !operands.empty();
-  const std::string reference = named ? operands[0] : "REF";
-  switch (code) {
+std::string advice(const Error& error, std::string_view command, const Arguments& arguments) {
+  const bool named = takes_reference(command) && !arguments.positional().empty();
+  const std::string reference = named ? arguments.positional()[0] : "REF";
+  switch (error.code) {
     case Code::kInvalid:
       return "volt " + std::string(command) + (command.empty() ? "--help" : " --help");
     case Code::kNotFound:
-      return command == "pager" ? "volt pager --help" : "volt snapshot ls";
+      return advice_where(error, command, arguments, reference);
     case Code::kConflict:
       if (command == "pager") return "volt pager --stats, with the same --socket";
       if (command == "snapshot create" || command == "snapshot load") {
         return "the same command with --replace, or another --name";
       }
       if (command == "snapshot save") return "the same command with --replace, or another file";
+      if (command == "snapshot pack")
+        return "volt snapshot restore " + reference + " --hotset record";
       // What a loader cannot do with a snapshot follows from how it is stored.
       if (command == "call" || command == "snapshot restore") {
         return "volt snapshot unpack " + reference;
@@ -93,9 +111,9 @@ int exit_code(Code code) {
   return code == Code::kInterrupted ? 128 + vmm::stop_signal() : words_of(code).exit;
 }
 
-void print_error(const Error& error, std::string_view command,
-                 const std::vector<std::string>& operands, bool json) {
-  const std::string next = advice(error.code, command, operands);
+void print_error(const Error& error, std::string_view command, const Arguments& arguments,
+                 bool json) {
+  const std::string next = advice(error, command, arguments);
   if (!json) {
     std::fprintf(stderr, "error: %s\n", error.context.c_str());
     if (!next.empty()) std::fprintf(stderr, "  try: %s\n", next.c_str());

@@ -5,8 +5,8 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
-#include <vector>
 
+#include "tools/options.h"
 #include "vmm/os/error.h"
 
 namespace volt::tools {
@@ -14,9 +14,9 @@ namespace volt::tools {
 // Exit codes, as README lists them.
 int exit_code(Code code);
 
-// Says what went wrong. `command` is the command's path, for the advice.
-void print_error(const Error& error, std::string_view command,
-                 const std::vector<std::string>& operands, bool json);
+// Says what went wrong. `command` is the command's path, for the advice, as is what it was given.
+void print_error(const Error& error, std::string_view command, const Arguments& arguments,
+                 bool json);
 
 // One document, whole or not at all: a full disk or a closed pipe is an error.
 Result<> print_json(const nlohmann::ordered_json& document);

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "tools/context.h"
+
 namespace volt::tools {
 
 Result<snapshot::RestoreOptions> restore_options(const Arguments& arguments) {
@@ -19,6 +21,11 @@ Result<snapshot::RestoreOptions> restore_options(const Arguments& arguments) {
   options.isolate_image = arguments.has("--isolate-image");
   options.uffd_handler = arguments.get("--uffd-handler");
   return options;
+}
+
+Result<snapshot::Store> restore_store(const Arguments& arguments) {
+  if (!arguments.has("--pager")) return open_store();
+  return snapshot::Store("/dev/null");  // where nothing can be
 }
 
 double tenth(double value) {

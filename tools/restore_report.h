@@ -34,6 +34,8 @@ inline constexpr Option kHandlerOption = {"--uffd-handler", "PATH",
                                           "a page-fault handler written for Firecracker"};
 // What --loader, --hotset and those three say.
 Result<snapshot::RestoreOptions> restore_options(const Arguments& arguments);
+// Where snapshots are. With --pager that is the pager's business: none is looked for.
+Result<snapshot::Store> restore_store(const Arguments& arguments);
 
 struct NamedPhase {
   const char* name;

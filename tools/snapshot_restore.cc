@@ -55,8 +55,14 @@ Result<std::uint64_t> expected_sum(const snapshot::Sandbox& sandbox, bool scan) 
   const formats::v1::Guest& guest = sandbox.facts().guest;
   if (!scan) return guest.health_checksum();
   const std::uint64_t sum = expected_scan(guest);
+  if (sum != 0) return sum;
   // A difference was captured without reading what it left alone: that is done now.
-  return sum != 0 ? sum : snapshot::working_set_sum(*sandbox.origin().snapshot);
+  if (sandbox.origin().snapshot != nullptr) {
+    return snapshot::working_set_sum(*sandbox.origin().snapshot);
+  }
+  return fail(Code::kInvalid,
+              "--verify: the working set of this difference was never summed, and who sums it has "
+              "to read the store, without --pager and --uffd-handler");
 }
 
 Result<Report> restore_all(const Arguments& arguments, const snapshot::Reference& reference) {
@@ -66,7 +72,7 @@ Result<Report> restore_all(const Arguments& arguments, const snapshot::Reference
   snapshot::RestoreOptions options = VOLT_TRY(restore_options(arguments));
   if (verify) options.verify = snapshot::RestoreOptions::Verify::kEverythingFirst;
   VOLT_TRY(deadline_of(arguments));  // what is wrong with it is said before KVM is asked for
-  const snapshot::Store store = VOLT_TRY(open_store());
+  const snapshot::Store store = VOLT_TRY(restore_store(arguments));
   const vmm::Kvm kvm = VOLT_TRY(vmm::Kvm::open());
   const vmm::Call health = make_call(guest_abi::Function::kHealth, {});
   Report report;

@@ -16,7 +16,11 @@
 namespace volt::tools {
 namespace {
 
-constexpr Option kPackOptions[] = {kLevelOption, kThreadsOption};
+constexpr Option kPackOptions[] = {
+    {"--relayout", "", "pack anew what is packed already, in the order of its hot set"},
+    kLevelOption,
+    kThreadsOption,
+};
 constexpr Option kUnpackOptions[] = {kThreadsOption};
 constexpr Option kCompactOptions[] = {kStoreOption, kLevelOption, kThreadsOption};
 constexpr Option kPruneOptions[] = {
@@ -36,23 +40,39 @@ nlohmann::ordered_json change_json(const char* schema, const snapshot::Reference
           {"written_bytes", change.written_bytes}};
 }
 
+std::string packed_text(const snapshot::StorageChange& change) {
+  std::string text = std::to_string(change.units) + " units, " +
+                     std::to_string(change.shared_units) + " stored before, " +
+                     human_size(change.written_bytes) + " written";
+  if (change.hot_units > 0) text += ", " + std::to_string(change.hot_units) + " hot units first";
+  if (!change.hot_set_unusable.empty()) {
+    text += "; its hot set was left out of account: " + change.hot_set_unusable;
+  }
+  return text;
+}
+
 Result<int> pack(const Arguments& arguments) {
   const auto reference = VOLT_TRY(snapshot::Reference::parse(arguments.positional()[0]));
   const snapshot::PackOptions options = VOLT_TRY(pack_options(arguments));
   const snapshot::Store store = VOLT_TRY(open_store());
   progress("packing " + reference.text() + " ...");
-  const snapshot::StorageChange change = VOLT_TRY(snapshot::pack(store, reference, options));
+  const bool relayout = arguments.has("--relayout");
+  const snapshot::StorageChange change =
+      VOLT_TRY(relayout ? snapshot::relayout(store, reference, options)
+                        : snapshot::pack(store, reference, options));
   if (arguments.json()) {
-    VOLT_TRY(print_json(change_json("volt.snapshot.pack/v1", reference, change)));
+    auto json = change_json("volt.snapshot.pack/v1", reference, change);
+    json["hot_units"] = change.hot_units;
+    json["hot_set_unusable"] = change.hot_set_unusable;
+    VOLT_TRY(print_json(json));
     return 0;
   }
   if (!change.changed) {
-    VOLT_TRY(print_text(reference.text() + " is packed already\n"));
+    VOLT_TRY(print_text(reference.text() + " is packed already" +
+                        (relayout ? " in the order of its hot set\n" : "\n")));
     return 0;
   }
-  VOLT_TRY(print_text("packed " + reference.text() + ": " + std::to_string(change.units) +
-                      " units, " + std::to_string(change.shared_units) + " stored before, " +
-                      human_size(change.written_bytes) + " written\n"));
+  VOLT_TRY(print_text("packed " + reference.text() + ": " + packed_text(change) + "\n"));
   return 0;
 }
 
@@ -209,7 +229,10 @@ const Command kSnapshotPack = {
     .summary = "store a snapshot's memory compressed and shared",
     .details =
         "The snapshot stays what it is, digest included; clones that run go on.\n"
-        "Memory that another packed snapshot has already is not stored again.\n",
+        "Memory that another packed snapshot has already is not stored again. What a restored\n"
+        "guest touches first, if a hot set was recorded, goes to the front of the pack in that\n"
+        "order; one recorded after packing takes effect with --relayout, which leaves alone\n"
+        "what other snapshots share.\n",
     .example = "volt snapshot pack demo --level 3",
     .options = kPackOptions,
     .least = 1,

@@ -123,7 +123,7 @@ int main_of(std::span<char* const> words) {
   const Result<int> result =
       command == nullptr ? answer_unknown(words) : run(*command, words.subspan(skip), arguments);
   if (result) return *result;
-  print_error(result.error(), command == nullptr ? "" : command->path, arguments.positional(),
+  print_error(result.error(), command == nullptr ? "" : command->path, arguments,
               asks_for(words, "--json"));
   return exit_code(result.error().code);
 }

@@ -174,7 +174,9 @@ PagerClient::State PagerClient::step(State state) {
 
 // One wait for what the pager says.
 PagerClient::State PagerClient::serve() {
-  const unsigned what = ready(stop_.get(), socket_.get(), UINT64_MAX);
+  // A handler knows no word that asks whether it lives.
+  const std::uint64_t quiet_ms = handler_ ? UINT64_MAX : wish_.silent_ms / 2;
+  const unsigned what = ready(stop_.get(), socket_.get(), quiet_ms);
   if ((what & 1) != 0) {
     const std::uint64_t end = now_ms() + kForgetMs;
     for (std::uint64_t now = now_ms(); !handler_ && now < end; now = now_ms()) {
@@ -187,8 +189,24 @@ PagerClient::State PagerClient::serve() {
     return State::kGone;
   }
   const std::lock_guard lock(mutex_);
+  if (what == 0) return ask();
   serving_ = hear();
+  if (!serving_) gone_ = "is gone";
   return serving_ ? State::kServed : State::kAlone;
+}
+
+// It has said nothing for half the time. What it said to failure() counts, though we did not see
+// it: that took asked_ back.
+PagerClient::State PagerClient::ask() {
+  if (!asked_) {
+    asked_ = true;
+    // A socket that takes no more is one that nobody reads: the next time will tell.
+    static_cast<void>(pager::send(socket_.get(), pager::Ping{}));
+    return State::kServed;
+  }
+  serving_ = false;
+  gone_ = "has said nothing for " + std::to_string(wish_.silent_ms) + " ms";
+  return State::kAlone;
 }
 
 PagerClient::State PagerClient::look_for_another() {
@@ -208,6 +226,7 @@ PagerClient::State PagerClient::look_for_another() {
       const std::lock_guard lock(mutex_);
       ++takeovers_;
       serving_ = true;
+      asked_ = false;
       return State::kServed;
     }
     if (ready(stop_.get(), -1, kLookMs) != 0) return State::kGone;
@@ -235,6 +254,7 @@ bool PagerClient::hear() {
   for (;;) {
     const Result<Inbox::Got> got = inbox_.read(socket_.get());
     if (!got) return false;
+    if (*got == Inbox::Got::kSomething) asked_ = false;
     if (handler_) {  // whatever it says
       inbox_ = {};
     } else {
@@ -277,8 +297,8 @@ void PagerClient::close_page(std::uint64_t address) {
     if (page < view.host.data() || page >= view.host.data() + view.host.size()) continue;
     const std::uint64_t at =
         view.image_offset + static_cast<std::uint64_t>(page - view.host.data());
-    note(name() + " is gone, and nobody else can bring the page at offset " + std::to_string(at) +
-         " of " + (handler_ ? "memory" : welcome_.image));
+    note(name() + " " + gone_ + ", and nobody else can bring the page at offset " +
+         std::to_string(at) + " of " + (handler_ ? "memory" : welcome_.image));
   }
   const std::span<std::byte> range(page, kPageBytes);
   bool closed = false;

@@ -1,5 +1,5 @@
 // What a process with a VM does to be served by another one: connects, hands its userfaultfd over,
-// and from then on watches the pager, which may die.
+// and from then on watches the pager, which may die, or live and do nothing any more.
 //
 // A pager that dies leaves threads asleep in faults, which nothing but our own descriptor of the
 // userfaultfd can wake. A pager that comes back at the same path within kTakeOverMs gets it again.
@@ -7,6 +7,11 @@
 // worth much; so the new pager copies: every fault is a page that the VM lacks, what it has stays.
 // If none comes back, we answer the faults ourselves: each page that is asked for is closed for
 // good, so whoever needs it stops, and whoever needs none goes on.
+//
+// A pager that is stopped, or stuck, has no dead socket to show. It is pinged when it has said
+// nothing for a while; one that does not answer that either counts as dead. The kernel does not
+// tell a process which of its threads sleep in a fault, so it is asked whether anybody needs it or
+// not: two small messages, on the threads that wait for messages.
 #pragma once
 
 #include <cstdint>
@@ -30,6 +35,9 @@ class PagerClient final {
     std::string path;
     std::string image;
     pager::Mode mode = pager::Mode::kShared;
+    // A pager that says nothing for so long counts as dead. Asked at half time, it has as long to
+    // answer as its source has for a page.
+    std::uint64_t silent_ms = 20'000;
   };
   // Asks for an image. The pager's refusal is the error.
   static Result<std::unique_ptr<PagerClient>> connect(Wish wish);
@@ -68,6 +76,7 @@ class PagerClient final {
   void watch();
   State step(State state);
   State serve();
+  State ask();
   State look_for_another();
   State refuse();
   bool hear();  // false: the connection has ended
@@ -93,6 +102,8 @@ class PagerClient final {
   std::optional<Error> failure_;
   bool serving_ = false;  // what comes on the socket is for hear()
   bool forgotten_ = false;
+  bool asked_ = false;  // by the last ping, and nothing was heard since
+  std::string gone_;    // in words: how the pager went
   std::uint64_t takeovers_ = 0;
 
   std::thread thread_;

@@ -23,8 +23,13 @@ constexpr Code kCodes[] = {Code::kSystem,     Code::kCorrupt,      Code::kUnsupp
 struct Fds {
   std::size_t least, most;
 };
-constexpr std::array<Fds, std::variant_size_v<Message>> kFds = {
-    {{0, 0}, {1, 2}, {0, 0}, {1, 1}, {0, 0}, {0, 0}, {0, 0}, {0, 0}, {0, 0}, {0, 0}, {0, 0}}};
+constexpr std::size_t kTypes = std::variant_size_v<Message>;
+constexpr std::array<Fds, kTypes> kFds = [] {
+  std::array<Fds, kTypes> fds = {};
+  fds[1] = {1, 2};  // welcome
+  fds[3] = {1, 1};  // attach
+  return fds;
+}();
 
 class Writer {
  public:
@@ -174,8 +179,12 @@ Result<Message> read_any(std::size_t type, Reader& from) {
       return Forgotten{};
     case 9:
       return AskStats{};
-    default:
+    case 10:
       return Stats{from.text()};
+    case 11:
+      return Ping{};
+    default:
+      return Pong{};
   }
 }
 

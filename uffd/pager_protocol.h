@@ -6,6 +6,8 @@
 //   VM     Attach ->       where it shows the image (descriptor: its userfaultfd)
 //   pager        <- Attached or Refused
 //   pager        <- Lost, Close: of units that cannot be had, at any time
+//   VM     Ping ->         at any time, when it has heard nothing for long
+//   pager        <- Pong
 //   VM     Forget ->       from Forgotten on nothing touches its addresses
 //   pager        <- Forgotten
 #pragma once
@@ -94,8 +96,16 @@ struct Stats {
   bool operator==(const Stats&) const = default;
 };
 
+// From a VM that is served, when it has heard nothing for long: the pager says that it lives.
+struct Ping {
+  bool operator==(const Ping&) const = default;
+};
+struct Pong {
+  bool operator==(const Pong&) const = default;
+};
+
 using Message = std::variant<Hello, Welcome, Refused, Attach, Attached, Lost, Close, Forget,
-                             Forgotten, AskStats, Stats>;
+                             Forgotten, AskStats, Stats, Ping, Pong>;
 
 struct Head {
   std::size_t type;  // index in Message

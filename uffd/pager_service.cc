@@ -224,6 +224,10 @@ Result<> PagerService::take(Connection& connection, Inbox::Received received) {
     connection.line->tell(pager::Refused{attached.error().code, attached.error().context});
     return attached;
   }
+  if (std::holds_alternative<pager::Ping>(message) && connection.state == kServed) {
+    connection.line->tell(pager::Pong{});
+    return {};
+  }
   if (std::holds_alternative<pager::Forget>(message) && connection.state == kServed) {
     connection.image->server->forget(*connection.clone);
     connection.state = kForgotten;

@@ -9,8 +9,10 @@
 #include <cstdlib>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "formats/digest.h"
+#include "formats/little_endian.h"
 #include "formats/summed_blocks.h"
 #include "vmm/os/error.h"
 
@@ -43,6 +45,25 @@ inline void repair_blocks(std::span<std::byte> blocks, std::uint64_t seed) {
     std::ranges::copy(xxh128(block.first(block.size() - sum.size()), seed++), sum.begin());
     blocks = blocks.subspan(block.size());
   }
+}
+
+// What was read is written as the same bytes, unless they are of a minor that this build is not.
+inline void expect_canonical(std::span<const std::byte> file, std::span<const std::byte> written) {
+  const auto minor = load<std::uint16_t>(file.data() + 10);
+  expect(minor != 0 || std::ranges::equal(written, file), "writing is canonical");
+}
+
+// An input as it came and, if it is no shorter than `least`, once more with its sums put right.
+template <typename Fuzz, typename Repair>
+int fuzz_twice(const std::uint8_t* data, std::size_t size, std::size_t least, Fuzz fuzz,
+               Repair repair) {
+  const auto input = std::as_bytes(std::span(data, size));
+  fuzz(input);
+  if (size < least) return 0;
+  std::vector<std::byte> repaired(input.begin(), input.end());
+  repair(repaired);
+  fuzz(repaired);
+  return 0;
 }
 
 }  // namespace volt::formats

@@ -6,22 +6,13 @@
 #include <algorithm>
 #include <random>
 
-#include "snapshot/storage.h"
 #include "tests/snapshot/child.h"
-#include "tests/snapshot/fixture.h"
+#include "tests/snapshot/difference.h"
 #include "tests/snapshot/small_disk.h"
 #include "vmm/identity.h"
 
 namespace volt::test {
 namespace {
-
-using snapshot::Captured;
-using snapshot::CaptureMode;
-using snapshot::Depth;
-using snapshot::OpenedSnapshot;
-using snapshot::Storage;
-
-constexpr std::uint64_t kData = 7 * kMiB;
 
 class DifferenceFaultTest : public SnapshotTest {
  protected:

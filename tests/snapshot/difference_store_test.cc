@@ -10,25 +10,16 @@
 #include "snapshot/private_pages.h"
 #include "snapshot/prune.h"
 #include "snapshot/state_codec.h"
-#include "snapshot/storage.h"
 #include "snapshot/usage.h"
-#include "tests/snapshot/fixture.h"
+#include "tests/snapshot/difference.h"
 #include "vmm/identity.h"
 #include "vmm/micro_cpu.h"
 
 namespace volt::test {
 namespace {
 
-using snapshot::Captured;
-using snapshot::CaptureMode;
-using snapshot::Depth;
-using snapshot::kMemoryFile;
-using snapshot::OpenedSnapshot;
-using snapshot::Storage;
 using snapshot::Usage;
 using snapshot::UsageCount;
-
-constexpr std::uint64_t kData = 7 * kMiB;
 
 class DifferenceStoreTest : public SnapshotTest {
  protected:

@@ -9,22 +9,13 @@
 #include <filesystem>
 
 #include "snapshot/prune.h"
-#include "snapshot/storage.h"
 #include "snapshot/usage.h"
 #include "snapshot/working_set.h"
-#include "tests/snapshot/fixture.h"
+#include "tests/snapshot/difference.h"
 
 namespace volt::test {
 namespace {
 
-using snapshot::Captured;
-using snapshot::CaptureMode;
-using snapshot::Depth;
-using snapshot::kMemoryFile;
-using snapshot::OpenedSnapshot;
-using snapshot::Storage;
-
-constexpr std::uint64_t kData = 7 * kMiB;  // within the working set
 constexpr std::uint64_t kUnused = kSmallRam - kMiB;
 
 // How a parent is stored, by which loader its clone is restored, and how the difference is stored.

@@ -28,14 +28,26 @@ class PagerTest : public SnapshotTest {
     if (IsSkipped() || HasFatalFailure()) return;
     if (const auto usable = snapshot::uffd_usable(); !usable) VOLT_HOST_UNABLE(usable.error());
     capture(*boot_kv(), "kv");
-    pager_ = start_pager();
+    pager_ = start(spare_pager());
   }
 
   std::string path() const { return sockets_.path() + "/pager"; }
 
-  // In a process of its own; it listens when this returns.
-  std::unique_ptr<Child> start_pager() const {
-    auto pager = std::make_unique<Child>([&](const Child& self) {
+  // A pager in a process of its own that waits to be told to start. It is forked while this process
+  // has one thread: a sanitizer follows no threads in the child of a process with several.
+  struct Spare {
+    Fd tell;
+    std::unique_ptr<Child> process;
+  };
+  Spare spare_pager() const {
+    int ends[2];
+    if (::pipe2(ends, O_CLOEXEC) != 0) throw std::runtime_error("pipe");
+    const Fd told(ends[0]);
+    Spare spare = {.tell = Fd(ends[1]), .process = nullptr};
+    spare.process = std::make_unique<Child>([&](const Child& self) {
+      spare.tell = Fd();
+      char word = 0;
+      if (::read(told.get(), &word, 1) != 1) return;  // the test has ended
       PagerImages images(store(), {.threads = 2});
       const auto service = must(uffd::PagerService::start(
           {.path = path(),
@@ -45,8 +57,15 @@ class PagerTest : public SnapshotTest {
       self.say("r");
       for (;;) ::pause();
     });
-    if (!pager->hears(&kPatience) || pager->next() != 'r') throw std::runtime_error("no pager");
-    return pager;
+    return spare;
+  }
+  // It listens when this returns.
+  static std::unique_ptr<Child> start(Spare spare) {
+    const bool told = ::write(spare.tell.get(), "s", 1) == 1;
+    if (!told || !spare.process->hears(&kPatience) || spare.process->next() != 'r') {
+      throw std::runtime_error("no pager");
+    }
+    return std::move(spare.process);
   }
 
   // Without any store.
@@ -238,6 +257,7 @@ TEST_F(PagerTest, AGuestAsleepInAFaultComesOutWhenItsPagerIsKilled) {
 }
 
 TEST_F(PagerTest, APagerThatIsStartedAgainTakesItsVmsOver) {
+  Spare second = spare_pager(), third = spare_pager();
   const auto asleep = clone();
   const auto isolated = clone(true);
   const auto idle = clone();
@@ -248,16 +268,16 @@ TEST_F(PagerTest, APagerThatIsStartedAgainTakesItsVmsOver) {
   EXPECT_EQ(reply.wait_for(std::chrono::milliseconds(200)), std::future_status::timeout);
   pager_->kill(SIGKILL);
   static_cast<void>(pager_->failure());
-  pager_ = start_pager();
+  pager_ = start(std::move(second));
   EXPECT_EQ(reply.get(), seeded_scan());
   EXPECT_EQ(other.get(), seeded_scan());
-  EXPECT_EQ(asleep->pager().away()->takeovers(), 1U);
+  while (asleep->pager().away()->takeovers() != 1) ::poll(nullptr, 0, 5);  // told after its pages
   const vmm::Reply got = must(call(*idle, Function::kGet, {3}));
   EXPECT_EQ(got.data[0], std::byte{99}) << "what it wrote is still there";
   // A second time, the same.
   pager_->kill(SIGKILL);
   static_cast<void>(pager_->failure());
-  pager_ = start_pager();
+  pager_ = start(std::move(third));
   EXPECT_EQ(scan(*clone()), seeded_scan());
   while (idle->pager().away()->takeovers() != 2) ::poll(nullptr, 0, 5);
 }

@@ -2,10 +2,13 @@
 // that is referenced is lost, and what is left is found.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <functional>
 #include <random>
 
 #include "snapshot/archive.h"
 #include "snapshot/prune.h"
+#include "tests/snapshot/hot_order.h"
 #include "tests/snapshot/packed.h"
 #include "tests/snapshot/small_disk.h"
 #include "vmm/identity.h"
@@ -15,7 +18,7 @@ namespace {
 
 using snapshot::Storage;
 
-constexpr const char* kSteps[] = {"pack", "unpack", "prune", "create", "load"};
+constexpr const char* kSteps[] = {"pack", "unpack", "prune", "create", "load", "relayout"};
 constexpr std::size_t kStepCount = std::size(kSteps);
 
 class StorageFaultTest : public SnapshotTest {
@@ -55,6 +58,7 @@ class StorageFaultTest : public SnapshotTest {
       VOLT_TRY(snapshot::load(in, named("three"), file,
                               {.storage = Storage::kPacked, .if_taken = Store::IfTaken::kReplace}));
     }
+    if (name == "relayout") VOLT_TRY(snapshot::relayout(in, named("two"), {}));
     return {};
   }
 
@@ -66,6 +70,21 @@ class StorageFaultTest : public SnapshotTest {
     if ((name == "load" || name == "create") && in.exists(named("three"))) {
       must(in.remove(named("three")));
     }
+    if (name == "relayout") {
+      unpack(in, "one");  // so that nobody shares the pack of two
+      for (const char* other : {"three", "new"}) {
+        if (in.exists(named(other))) must(in.remove(named(other)));
+      }
+      keep_hot_order(in, "two", against_the_layout(in, "two"));
+    }
+  }
+  static std::vector<std::uint64_t> against_the_layout(const Store& in, const char* name) {
+    const auto opened = must(snapshot::OpenedSnapshot::open(in, named(name)));
+    std::vector<std::uint64_t> entries(opened.index().entry_count());
+    for (std::uint64_t i = 0; i < entries.size(); ++i) entries[i] = i;
+    std::ranges::sort(entries, std::greater<>(),
+                      [&](std::uint64_t i) { return must(opened.units().at(i)).offset; });
+    return entries;
   }
 
  private:
@@ -175,7 +194,7 @@ TEST_F(StorageFaultTest, ADiskThatIsFullAtAnyPointLeavesEverythingAsItWas) {
     write_memory(*guest, kSpare, text_bytes(kMiB, 1));
     fill(small, *guest);
     write_memory(*guest, kSpare + 3 * kMiB, random_bytes(kMiB, 3));
-    for (const std::size_t step : {0U, 1U, 3U, 4U}) {
+    for (const std::size_t step : {0U, 1U, 3U, 4U, 5U}) {
       prepare(small, step);
       const auto before = entries_of(small);
       const auto packs_before = packs_of(small);

@@ -18,8 +18,9 @@ class PackTest(CliTest):
         packed = self.document("snapshot", "pack", "demo")
         self.assertEqual(packed["schema"], "volt.snapshot.pack/v1")
         self.assertEqual(list(packed), ["schema", "name", "changed", "units", "shared_units",
-                                        "written_bytes"])
+                                        "written_bytes", "hot_units", "hot_set_unusable"])
         self.assertIs(packed["changed"], True)
+        self.assertEqual((packed["hot_units"], packed["hot_set_unusable"]), (0, ""))
         self.assertEqual(packed["units"], made["stored_bytes"] // 65536)
         self.assertFalse((self.files_of("demo") / "memory").exists())
         self.assertEqual(self.document("snapshot", "inspect", "demo")["digest"],
@@ -67,6 +68,37 @@ class PackTest(CliTest):
         self.ok("snapshot", "rm", "first")
         self.assertIn("which is not here", self.ok("snapshot", "tree"))
         self.ok("snapshot", "restore", "second", "--loader", "copy")
+
+    def test_what_is_packed_is_laid_out_by_a_hot_set_that_was_recorded_later(self):
+        self.create("demo", "--store", "packed")
+        digest = self.document("snapshot", "inspect", "demo")["digest"]
+        error = self.refused(4, "snapshot", "pack", "demo", "--relayout", saying="hot set")
+        self.assertEqual(error["fix"], ["volt snapshot restore demo --hotset record"])
+        words = ("scan", "40", "8")
+        reply = self.document("call", "demo", *words, "--hotset", "record")["reply"]
+        packs = sorted((self.data / "packs").iterdir())
+        self.assertIn("packed already", self.ok("snapshot", "pack", "demo"))
+        laid_out = self.document("snapshot", "pack", "demo", "--relayout")
+        self.assertIs(laid_out["changed"], True)
+        self.assertGreater(laid_out["hot_units"], 0)
+        self.assertLess(laid_out["hot_units"], laid_out["units"])
+        self.assertNotEqual(sorted((self.data / "packs").iterdir()), packs)
+        self.assertIn("in the order of its hot set",
+                      self.ok("snapshot", "pack", "demo", "--relayout"))
+        self.assertEqual(self.document("snapshot", "inspect", "demo")["digest"], digest)
+        self.assertEqual(self.document("snapshot", "verify", "--deep")["strays"], [])
+        call = self.document("call", "demo", *words)
+        self.assertEqual((call["hot_set"], call["reply"]), ("replayed", reply))
+        self.ok("snapshot", "unpack", "demo")
+        self.assertIn("hot units first", self.ok("snapshot", "pack", "demo", "--relayout"))
+
+    def test_a_damaged_hot_set_is_told_and_stops_no_packing(self):
+        self.create("demo")
+        self.ok("call", "demo", "health", "--hotset", "record")
+        self.flip(self.files_of("demo") / "hotset", 100)
+        self.refused(7, "snapshot", "pack", "demo", "--relayout", saying="hotset")
+        self.assertIn("left out of account: hotset", self.ok("snapshot", "pack", "demo"))
+        self.ok("call", "demo", "health", "--hotset", "off")
 
     def test_a_damaged_pack_is_found(self):
         self.create("demo", "--store", "packed")
@@ -183,7 +215,7 @@ class UsageTest(CliTest):
 
     def test_what_is_not_there_is_not_found(self):
         self.create("demo")
-        for words in (("pack", "none"), ("unpack", "none"),
+        for words in (("pack", "none"), ("pack", "none", "--relayout"), ("unpack", "none"),
                       ("save", "none", str(self.folder / "x"))):
             self.refused(3, "snapshot", *words, saying="none")
         self.assertFalse((self.folder / "x").exists())
@@ -193,7 +225,8 @@ class UsageTest(CliTest):
         self.refused_as_json(2, "snapshot", "save", "demo", "-")
 
     def test_help_names_every_option(self):
-        for command, options in (("pack", ("--level", "--threads")), ("unpack", ("--threads",)),
+        for command, options in (("pack", ("--relayout", "--level", "--threads")),
+                                 ("unpack", ("--threads",)),
                                  ("save", ("--replace", "--level", "--threads")),
                                  ("load", ("--name", "--replace", "--sha256", "--store")),
                                  ("prune", ("--dry-run", "--dead")), ("tree", ()),

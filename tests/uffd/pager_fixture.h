@@ -26,6 +26,7 @@ class SocketDir {
   SocketDir(const SocketDir&) = delete;
   SocketDir& operator=(const SocketDir&) = delete;
   ~SocketDir() { std::filesystem::remove_all(path_); }
+  const std::string& path() const { return path_; }
   std::string socket() const { return path_ + "/pager"; }
 
  private:
@@ -91,11 +92,13 @@ class MemoryVm {
  public:
   explicit MemoryVm(const std::string& path, pager::Mode mode = pager::Mode::kShared,
                     std::optional<LostPages> lost_pages = std::nullopt)
-      : client_(must(PagerClient::connect({.path = path, .image = kImageName, .mode = mode}))),
+      : MemoryVm({.path = path, .image = kImageName, .mode = mode}, lost_pages,
+                 must(Userfaultfd::open())) {}
+  MemoryVm(PagerClient::Wish wish, std::optional<LostPages> lost_pages, Userfaultfd uffd)
+      : client_(must(PagerClient::connect(wish))),
         map_(must(Mapping::create(kUnits * kUnit, PROT_READ | PROT_WRITE, MAP_PRIVATE,
                                   client_->image().get(), 0, "vm"))) {
-    Userfaultfd uffd = must(Userfaultfd::open());
-    const bool shared = mode == pager::Mode::kShared;
+    const bool shared = wish.mode == pager::Mode::kShared;
     must(shared ? uffd.register_missing(map_.bytes())
                 : uffd.register_missing_and_minor(map_.bytes()));
     client_->close_files();

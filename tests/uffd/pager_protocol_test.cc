@@ -17,7 +17,9 @@ std::vector<Message> every_message() {
           Forget{},
           Forgotten{},
           AskStats{},
-          Stats{"{}"}};
+          Stats{"{}"},
+          Ping{},
+          Pong{}};
 }
 
 std::size_t fds_of(const Message& message) {
