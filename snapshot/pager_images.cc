@@ -89,12 +89,17 @@ std::string PagerImages::stats() const {
                       {"units_filled", faults.units_filled},
                       {"units_failed", faults.units_failed},
                       {"woken_only", faults.woken_only},
+                      {"prefetched", faults.prefetched},
                       {"units_read", source.units_read},
+                      {"bytes_read", source.bytes_read},
+                      {"cold_reads", source.cold_reads},
                       {"units_decoded", source.units_decoded},
                       {"units_verified", source.units_verified},
                       {"units_zero", source.units_zero},
-                      {"units_wasted", source.units_wasted}});
-    if (images.size() == 32) break;  // a message holds no more
+                      {"units_wasted", source.units_wasted},
+                      {"engine", nullptr}});
+    if (const char* engine = image.source->engine()) images.back()["engine"] = engine;
+    if (images.size() == 24) break;  // a message holds no more
   }
   return nlohmann::ordered_json{{"schema", "volt.pager.stats/v1"}, {"images", std::move(images)}}
       .dump();
