@@ -43,6 +43,8 @@ nlohmann::ordered_json json_of(const BenchPlan& plan, const BenchReport& report)
           {"hot_set", report.hot_set},
           {"last_clone_faults", faults_json(report.served.value_or(Served{}).faults)},
           {"last_clone_source", report.served ? source_json(*report.served) : nullptr},
+          {"pager", report.pager},
+          {"faults_us", report.faults_us},
           {"host", host_facts_json()}};
 }
 
@@ -66,6 +68,10 @@ std::string text_of(const BenchPlan& plan, const BenchReport& report) {
   text += table_row("first total", {report.restore.first(), report.restore.first(),
                                     report.floor.first(), report.floor.first()});
   text += table_row("boot replaced", {static_cast<double>(plan.boot_us)});
+  if (!report.faults_us.is_null()) {
+    const auto us = [&](const char* name) { return report.faults_us[name].get<double>(); };
+    text += table_row("a fault", {us("p50"), us("p99")});
+  }
   if (report.served) text += "last clone: " + served_line(*report.served);
   char line[64];
   std::snprintf(line, sizeof line, "; ratio of medians: %.3f\n", ratio_of(report));

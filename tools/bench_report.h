@@ -17,6 +17,7 @@ struct BenchPlan {
   std::string reference_text;
   snapshot::RestoreOptions options;
   bool cold = false;
+  bool pager = false;       // in another process
   std::string memory_file;  // raw, for the floor
   std::uint64_t ram_bytes = 0;
   std::uint64_t stored_bytes = 0;
@@ -37,6 +38,8 @@ struct BenchReport {
   nlohmann::ordered_json hot_set;       // of the last clone
   std::optional<Served> served;         // the same, by a pager in this process
   std::vector<volt_floor::Slot> slots;  // as the product's first clone had them
+  nlohmann::ordered_json faults_us;     // of all clones; null where nobody timed any
+  nlohmann::ordered_json pager;         // counters of the one in another process, or null
   std::uint64_t verified = 0;
 };
 

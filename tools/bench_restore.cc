@@ -7,7 +7,9 @@
 #include <nlohmann/json.hpp>
 
 #include "bench/floor.h"
+#include "snapshot/pager_images.h"
 #include "snapshot/restore.h"
+#include "tools/bench_pager.h"
 #include "tools/bench_report.h"
 #include "tools/bench_scratch.h"
 #include "tools/commands.h"
@@ -29,6 +31,7 @@ constexpr Option kOptions[] = {
     kWorkingSetOption,
     {"--touch", "PAGES", "pages the first call writes (1)"},
     {"--store", "raw|packed", "how its memory is stored, without --ref (raw)"},
+    {"--pager", "", "let a pager in another process serve them, made for this bench"},
     {"--hotset", "use|off", "record a hot set first, then replay it (off)"},
     {"--cache", "warm|cold", "cold: drop its files from the page cache before each restore (warm)"},
     {"--verify", "", "after each restore, untimed: scan the whole working set"},
@@ -44,6 +47,23 @@ std::vector<std::uint64_t> spread(std::uint64_t count, std::uint64_t pages) {
   return chosen;
 }
 
+// What a pager in another process cannot do.
+Result<> check_pager(const BenchPlan& plan) {
+  const snapshot::Loader loader = plan.options.loader;
+  if (loader != snapshot::Loader::kAuto && loader != snapshot::Loader::kUffd) {
+    return fail(Code::kInvalid, std::string("--pager: it serves loader uffd, not ") +
+                                    snapshot::loader_name(loader));
+  }
+  if (plan.options.hot_set != snapshot::HotSetMode::kOff) {
+    return fail(Code::kInvalid, "--pager: it replays no hot set");
+  }
+  if (plan.cold) {
+    return fail(Code::kInvalid,
+                "--pager: its image stays in memory; --cache cold would drop only the files");
+  }
+  return snapshot::uffd_usable();
+}
+
 // What the options say by themselves, before anything is booted for them.
 Result<BenchPlan> parse_plan(const Arguments& arguments) {
   BenchPlan plan;
@@ -57,6 +77,9 @@ Result<BenchPlan> parse_plan(const Arguments& arguments) {
   if (plan.options.hot_set == snapshot::HotSetMode::kRecord) {
     return fail(Code::kInvalid, "--hotset: use or off");
   }
+  plan.pager = arguments.has("--pager");
+  if (plan.pager) VOLT_TRY(check_pager(plan));
+  plan.options.faults.times = std::make_shared<uffd::FaultTimes>();
   VOLT_TRY(deadline_of(arguments));
   if (plan.runs == 0 || plan.runs > kMaxRuns) return fail(Code::kInvalid, "-n: 1 to 1000000");
   if (plan.touched > kMaxTouch) return fail(Code::kInvalid, "--touch: at most 100000");
@@ -176,6 +199,7 @@ Result<> record_hot_set(const Arguments& arguments, const vmm::Kvm& kvm,
                         const snapshot::Store& store, const BenchPlan& plan) {
   snapshot::RestoreOptions options = plan.options;
   options.hot_set = snapshot::HotSetMode::kRecord;
+  options.faults.times = nullptr;
   const auto reference = VOLT_TRY(snapshot::Reference::parse(plan.reference_text));
   snapshot::Restored restored = VOLT_TRY(snapshot::restore(kvm, store, reference, options));
   const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
@@ -210,9 +234,28 @@ Result<> run_product(const vmm::Kvm& kvm, const snapshot::Store& store, const Be
   return {};
 }
 
+// What clones were served by, and how long a fault took them.
+Result<> look_at_faults(const BenchPlan& plan, const std::optional<BenchPager>& pager,
+                        BenchReport& report) {
+  if (pager) {
+    const nlohmann::ordered_json stats = VOLT_TRY(pager->stats());
+    report.pager = stats["images"].empty() ? nullptr : stats["images"][0];
+    report.faults_us = stats.value("faults_us", nlohmann::ordered_json());
+  } else if (report.served) {
+    const std::string times = snapshot::times_document(*plan.options.faults.times);
+    report.faults_us = nlohmann::ordered_json::parse(times);
+  }
+  return {};
+}
+
 Result<BenchReport> measure(const Arguments& arguments, const vmm::Kvm& kvm,
-                            const snapshot::Store& store, const BenchPlan& plan) {
+                            const snapshot::Store& store, BenchPlan& plan) {
   BenchReport report;
+  std::optional<BenchPager> pager;
+  if (plan.pager) {
+    pager.emplace(VOLT_TRY(BenchPager::start(store.path())));
+    plan.options.pager = pager->socket();
+  }
   if (plan.options.hot_set == snapshot::HotSetMode::kUse) {
     progress("recording a hot set ...");
     VOLT_TRY(record_hot_set(arguments, kvm, store, plan));
@@ -230,6 +273,7 @@ Result<BenchReport> measure(const Arguments& arguments, const vmm::Kvm& kvm,
       progress(std::to_string(i + 1) + " of " + std::to_string(plan.runs) + " restored");
     }
   }
+  VOLT_TRY(look_at_faults(plan, pager, report));
   return report;
 }
 
@@ -268,8 +312,10 @@ const Command kBenchRestore = {
     .details =
         "Interleaves full restores, each from the reference text on, with the floor program doing\n"
         "the same with raw system calls, in one process. The ratio is what is promised; absolute\n"
-        "times are this machine's. Makes and removes a snapshot of its own unless --ref is "
-        "given.\n",
+        "times are this machine's. Makes and removes a snapshot of its own unless --ref is given.\n"
+        "With --pager a `volt pager` of its own, in another process, serves every clone from one\n"
+        "image, which the first one fills. What is served page by page (loader uffd) is reported\n"
+        "with counters and with the time of a fault, from the read of its message to its wake.\n",
     .example = "volt bench restore -n 300 --loader map --memory 256M --touch 64 --json",
     .options = kOptions,
     .least = 0,
