@@ -258,6 +258,25 @@ TEST_P(SnapshotSourceTest, AColdDemandOvertakesTheQueueOfPrefetches) {
   EXPECT_LT(place, static_cast<std::ptrdiff_t>(order.size() / 2)) << "waited for the queue";
 }
 
+// Demands run into prefetches that wait, are being read, or are read: none is read a second time.
+TEST_P(SnapshotSourceTest, ADemandForWhatIsOnItsWayReadsNothingAgain) {
+  if (!make_cold()) GTEST_SKIP() << "this file system keeps what it was told to drop";
+  Answers answers;
+  const auto source = start();
+  std::vector<UnitRange> units = stored_units();
+  source->request(units, Priority::kPrefetch, answers);
+  for (const UnitRange& unit : units) source->request({{unit}}, Priority::kDemand, answers);
+  answers.wait_for(units.size());
+  expect_right(answers);
+  const SourceCounts counts = source->counts();
+  EXPECT_EQ(counts.units_verified, units.size());
+  // Without O_DIRECT the page cache may have by now what is still being read.
+  if (GetParam().direct) {
+    EXPECT_EQ(counts.units_read, units.size());
+    EXPECT_EQ(counts.units_wasted, 0U);
+  }
+}
+
 TEST_P(SnapshotSourceTest, AFileThatIsCutShortGivesErrorsWithFileAndPlaceAndNoHang) {
   const std::uint64_t half = std::filesystem::file_size(data_path()) / 2;
   const auto units = stored_units();
