@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -143,8 +144,13 @@ void put_request(std::byte* window, const Request& request) {
   put<std::uint32_t>(window, kRequest, 1);
 }
 
+// The kernel ends KVM_RUN without any signal, too: where it has work for this thread, as after a
+// ring of io_uring that this process has closed.
 void run_to(int vcpu, kvm_run* run, std::uint16_t port) {
-  must(::ioctl(vcpu, KVM_RUN, 0), "KVM_RUN");
+  int ran;
+  while ((ran = ::ioctl(vcpu, KVM_RUN, 0)) < 0 && errno == EINTR) {
+  }
+  must(ran, "KVM_RUN");
   if (run->exit_reason != KVM_EXIT_IO || run->io.port != port) {
     std::fprintf(stderr, "floor: exit %u, port 0x%x\n", run->exit_reason, unsigned{run->io.port});
     std::exit(1);

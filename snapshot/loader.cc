@@ -115,8 +115,10 @@ Result<LoadedMemory> load_uffd(const std::shared_ptr<const OpenedSnapshot>& snap
                                const MemoryOptions& options) {
   auto image =
       VOLT_TRY(uffd::SharedImage::create(snapshot->memory_bytes(), snapshot->index().unit_bytes()));
-  std::shared_ptr<uffd::FaultServer> server = VOLT_TRY(uffd::FaultServer::start(
-      std::move(image), std::make_unique<SnapshotSource>(snapshot), options.faults));
+  auto source = std::make_unique<SnapshotSource>(snapshot);
+  const SnapshotSource* const counted = source.get();
+  std::shared_ptr<uffd::FaultServer> server =
+      VOLT_TRY(uffd::FaultServer::start(std::move(image), std::move(source), options.faults));
   if (options.hot_set.role == HotSetRole::kReplayed) {
     VOLT_TRY(server->prefetch(hot_units(options.hot_set.set, *snapshot)));
   }
@@ -132,7 +134,7 @@ Result<LoadedMemory> load_uffd(const std::shared_ptr<const OpenedSnapshot>& snap
     clone.recorded_pages_max = kMaxRecordedPages;
   }
   const std::uint64_t id = VOLT_TRY(server->attach(std::move(uffd), std::move(views), clone));
-  return LoadedMemory{PagedClone(std::move(server), id), std::move(memory),
+  return LoadedMemory{PagedClone(std::move(server), counted, id), std::move(memory),
                       vmm::Attach::kDataFirst};
 }
 

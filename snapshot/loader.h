@@ -20,6 +20,8 @@
 
 namespace volt::snapshot {
 
+class SnapshotSource;
+
 enum class Loader { kAuto, kMap, kUffd, kCopy };
 
 const char* loader_name(Loader loader);
@@ -42,8 +44,10 @@ Result<ChosenLoader> choose_loader(Loader asked, bool stored_raw);
 class PagedClone {
  public:
   PagedClone() = default;
-  PagedClone(std::shared_ptr<uffd::FaultServer> server, std::uint64_t id)
-      : server_(std::move(server)), id_(id) {}
+  // `source` is the server's.
+  PagedClone(std::shared_ptr<uffd::FaultServer> server, const SnapshotSource* source,
+             std::uint64_t id)
+      : server_(std::move(server)), source_(source), id_(id) {}
   // Served by another process.
   explicit PagedClone(std::unique_ptr<uffd::PagerClient> away) : away_(std::move(away)) {}
   PagedClone(PagedClone&&) noexcept = default;
@@ -72,12 +76,15 @@ class PagedClone {
   }
   // Null unless the loader is uffd, and the pager in this process.
   const uffd::FaultServer* server() const { return server_.get(); }
+  // Where that one's pages come from; null where there is none.
+  const SnapshotSource* source() const { return source_; }
   // Null unless it is in another.
   const uffd::PagerClient* away() const { return away_.get(); }
 
  private:
   std::unique_ptr<uffd::PagerClient> away_;
   std::shared_ptr<uffd::FaultServer> server_;
+  const SnapshotSource* source_ = nullptr;
   std::uint64_t id_ = 0;
 };
 

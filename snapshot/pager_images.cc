@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "vmm/os/file.h"
@@ -89,14 +90,34 @@ std::string PagerImages::stats() const {
                       {"units_filled", faults.units_filled},
                       {"units_failed", faults.units_failed},
                       {"woken_only", faults.woken_only},
+                      {"prefetched", faults.prefetched},
                       {"units_read", source.units_read},
+                      {"bytes_read", source.bytes_read},
+                      {"cold_reads", source.cold_reads},
                       {"units_decoded", source.units_decoded},
                       {"units_verified", source.units_verified},
                       {"units_zero", source.units_zero},
-                      {"units_wasted", source.units_wasted}});
-    if (images.size() == 32) break;  // a message holds no more
+                      {"units_wasted", source.units_wasted},
+                      {"engine", nullptr}});
+    if (const char* engine = image.source->engine()) images.back()["engine"] = engine;
+    if (images.size() == 24) break;  // a message holds no more
   }
-  return nlohmann::ordered_json{{"schema", "volt.pager.stats/v1"}, {"images", std::move(images)}}
+  nlohmann::ordered_json all = {{"schema", "volt.pager.stats/v1"}, {"images", std::move(images)}};
+  if (faults_.times != nullptr) {
+    all["faults_us"] = nlohmann::ordered_json::parse(times_document(*faults_.times));
+  }
+  return all.dump();
+}
+
+std::string times_document(const uffd::FaultTimes& times) {
+  const auto us = [](std::uint64_t ns) {
+    return std::round(static_cast<double>(ns) / 100) / 10;  // nothing is known better
+  };
+  return nlohmann::ordered_json{{"count", times.count()},
+                                {"p50", us(times.quantile_ns(0.5))},
+                                {"p90", us(times.quantile_ns(0.9))},
+                                {"p99", us(times.quantile_ns(0.99))},
+                                {"max", us(times.max_ns())}}
       .dump();
 }
 

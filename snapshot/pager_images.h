@@ -43,6 +43,9 @@ class PagerImages final {
   std::uint64_t uses_ = 0;
 };
 
+// {count, p50, p90, p99, max}, the last four in microseconds, as a JSON document.
+std::string times_document(const uffd::FaultTimes& times);
+
 // What a pager says about itself, asked for over its socket.
 Result<std::string> pager_stats(const std::string& path);
 

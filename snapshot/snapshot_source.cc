@@ -3,15 +3,14 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <csignal>
 #include <cstring>
 #include <optional>
 
+#include "snapshot/cached_read.h"
 #include "snapshot/ordered_work.h"
 #include "vmm/os/file.h"
 
@@ -20,10 +19,9 @@ namespace {
 
 using uffd::Priority;
 
-constexpr std::uint64_t kAlign = 4096;            // of a read past the page cache
-constexpr std::uint64_t kReadBytes = 512 << 10;   // what one read brings, at most
-constexpr std::uint64_t kMaxReadBytes = 2 << 20;  // where one unit is more than that
-constexpr std::uint64_t kGapBytes = 32 << 10;     // read along rather than asked for apart
+constexpr std::uint64_t kAlign = 4096;           // of a read past the page cache
+constexpr std::uint64_t kReadBytes = 512 << 10;  // what one read brings, at most
+constexpr std::uint64_t kGapBytes = 32 << 10;    // read along rather than asked for apart
 constexpr std::size_t kSlots = 16;
 constexpr std::size_t kDemandSlots = 4;  // that no prefetch may take
 
@@ -32,31 +30,6 @@ std::uint64_t round_down(std::uint64_t value) {
 }
 std::uint64_t round_up(std::uint64_t value) {
   return round_down(value + kAlign - 1);
-}
-
-// Whether the page cache has all of it. The mapping is never read through.
-bool resident(const Mapping& file, std::uint64_t offset, std::size_t bytes) {
-  const std::uint64_t from = round_down(offset);
-  const std::uint64_t end = std::min<std::uint64_t>(round_up(offset + bytes), file.size());
-  std::array<unsigned char, kMaxReadBytes / kAlign + 1> pages;
-  if (from >= end || (end - from) / kAlign > pages.size()) return false;
-  if (::mincore(file.data() + from, end - from, pages.data()) != 0) return true;
-  const auto count = static_cast<std::ptrdiff_t>((end - from + kAlign - 1) / kAlign);
-  return std::all_of(pages.begin(), pages.begin() + count, [](auto page) { return page & 1; });
-}
-
-// Reads what the page cache has: fewer bytes where it has not all. A file system that cannot tell
-// is memory itself. It is asked first whether it has them: a read that may not wait fails where
-// they are missing, but has the kernel fetch them, behind the back of a read past the cache.
-std::size_t read_cached(int file, const Mapping* mapped, std::span<std::byte> into,
-                        std::uint64_t offset) {
-  if (mapped != nullptr && !resident(*mapped, offset, into.size())) return 0;
-  const iovec part = {.iov_base = into.data(), .iov_len = into.size()};
-  ssize_t got = ::preadv2(file, &part, 1, static_cast<off_t>(offset), RWF_NOWAIT);
-  if (got < 0 && errno == EOPNOTSUPP) {
-    got = ::preadv(file, &part, 1, static_cast<off_t>(offset));
-  }
-  return got < 0 ? 0 : static_cast<std::size_t>(got);
 }
 
 }  // namespace
@@ -132,7 +105,9 @@ void SnapshotSource::request(std::span<const uffd::UnitRange> units, Priority pr
       const auto located = locate(unit);
       {
         const std::lock_guard lock(mutex_);
-        wanted_.try_emplace(unit, true);
+        Job* const under_way = wanted_.try_emplace(unit, nullptr).first->second;
+        if (under_way != nullptr && priority == Priority::kDemand) hasten(*under_way, unit);
+        if (under_way != nullptr) continue;
       }
       if (!located) {
         if (claim(unit)) done.failed(unit, located.error());
@@ -219,10 +194,6 @@ void SnapshotSource::start_workers() {
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
-std::span<std::byte> SnapshotSource::slot_bytes(std::size_t slot) const {
-  return pool_->bytes().subspan(slot * slot_size_, slot_size_);
-}
-
 SnapshotSource::JobPtr SnapshotSource::next_job() {
   std::unique_lock lock(mutex_);
   const auto take = [](std::deque<JobPtr>& from) {
@@ -230,19 +201,60 @@ SnapshotSource::JobPtr SnapshotSource::next_job() {
     from.pop_front();
     return job;
   };
-  const auto with_slot = [&](std::deque<JobPtr>& from) {
-    JobPtr job = take(from);
-    job->slot = slots_.back();
-    slots_.pop_back();
-    return job;
-  };
   for (;;) {
     if (stop_) return nullptr;
     if (!ready_.empty() && ready_.front()->priority == Priority::kDemand) return take(ready_);
-    if (!demands_.empty() && !slots_.empty()) return with_slot(demands_);
-    if (!ready_.empty()) return take(ready_);
-    if (!prefetches_.empty() && slots_.size() > kDemandSlots) return with_slot(prefetches_);
-    wake_.wait(lock);
+    std::deque<JobPtr>* begin = nullptr;
+    if (!demands_.empty() && !slots_.empty()) begin = &demands_;
+    // The disk is kept busy before what it has brought is decoded.
+    else if (!prefetches_.empty() && slots_.size() > kDemandSlots)
+      begin = &prefetches_;
+    if (begin != nullptr) {
+      if (JobPtr job = begin_next(*begin)) return job;
+    } else if (!ready_.empty()) {
+      return take(ready_);
+    } else {
+      wake_.wait(lock);
+    }
+  }
+}
+
+// With mutex_ held. What was answered meanwhile, or is on its way by another job, is left out; null
+// if that was all.
+SnapshotSource::JobPtr SnapshotSource::begin_next(std::deque<JobPtr>& from) {
+  JobPtr job = std::move(from.front());
+  from.pop_front();
+  std::erase_if(job->members, [&](const Member& member) {
+    const auto at = wanted_.find(member.unit);
+    if (at == wanted_.end()) return true;
+    Job* const other = std::exchange(at->second, job.get());
+    if (other == nullptr) return false;
+    at->second = other;
+    if (job->priority == Priority::kDemand) hasten(*other, member.unit);
+    return true;
+  });
+  if (job->members.empty()) return nullptr;
+  job->slot = slots_.back();
+  slots_.pop_back();
+  return job;
+}
+
+// With mutex_ held: a job that has begun goes before others, and in it this unit.
+void SnapshotSource::hasten(Job& job, std::uint64_t unit) {
+  job.urgent.push_back(unit);
+  job.priority = Priority::kDemand;
+  const auto at = std::ranges::find(ready_, &job, &JobPtr::get);
+  if (at != ready_.end()) std::rotate(ready_.begin(), at, at + 1);
+}
+
+// A member that somebody waits for becomes the next, if there is one.
+void SnapshotSource::bring_forward(Job& job, std::size_t next) {
+  const std::lock_guard lock(mutex_);
+  const auto rest = std::span(job.members).subspan(next);
+  while (!job.urgent.empty()) {
+    const auto at = std::ranges::find(rest, job.urgent.back(), &Member::unit);
+    job.urgent.pop_back();
+    if (at != rest.end()) return std::swap(*at, rest.front());
   }
 }
 
@@ -331,6 +343,8 @@ void SnapshotSource::on_read(std::uint64_t cookie, const Result<std::size_t>& go
     } else if (job->members.size() > 1) {
       slots_.push_back(job->slot);
       for (const Member& member : job->members) {
+        const auto wanted = wanted_.find(member.unit);
+        if (wanted != wanted_.end() && wanted->second == job.get()) wanted->second = nullptr;
         (demand ? demands_ : prefetches_)
             .push_back(std::make_unique<Job>(Job{.priority = job->priority,
                                                  .done = job->done,
@@ -348,7 +362,9 @@ void SnapshotSource::on_read(std::uint64_t cookie, const Result<std::size_t>& go
 
 void SnapshotSource::finish(JobPtr job, Desk& desk) {
   const std::span<const std::byte> bytes = slot_bytes(job->slot);
-  for (const Member& member : job->members) {
+  for (std::size_t next = 0; next < job->members.size(); ++next) {
+    bring_forward(*job, next);
+    const Member member = job->members[next];
     const std::uint64_t at = member.offset - job->from;
     if (at + member.bytes > job->got) {
       fail_member(*job, member, {Code::kCorrupt, 0, "the file ends too early"});
@@ -377,21 +393,6 @@ void SnapshotSource::fail_member(const Job& job, const Member& member, const Err
   const auto place = place_of(*snapshot_, snapshot_->index(), member.entry);
   if (place) where = std::string(place->file) + ": " + where;
   job.done->failed(member.unit, within(where, why));
-}
-
-SourceCounts SnapshotSource::counts() const {
-  return {.units_read = units_read_,
-          .bytes_read = bytes_read_,
-          .cold_reads = cold_reads_,
-          .units_decoded = decoded_,
-          .units_verified = verified_,
-          .units_zero = zero_,
-          .units_wasted = wasted_};
-}
-
-const char* SnapshotSource::engine() const {
-  const std::lock_guard lock(mutex_);
-  return reader_ == nullptr ? nullptr : engine_name(reader_->engine()).data();
 }
 
 }  // namespace volt::snapshot

@@ -2,9 +2,10 @@
 //
 // A demand whose bytes are in the page cache is answered at once, on the thread that asks: that is
 // quicker than any hand-over. Everything else goes to worker threads: they take demands before
-// prefetches, read what is in the page cache themselves, and give the rest to an asynchronous
-// reader, past the page cache (which would only keep a second copy of what the image holds). Units
-// that lie side by side in a file are read as one.
+// prefetches (one for a unit that is on its way hurries that, and reads nothing again), read what
+// is in the page cache themselves, and give the rest to an asynchronous reader, past the page cache
+// (which would only keep a second copy of what the image holds). Units that lie side by side in a
+// file are read as one.
 #pragma once
 
 #include <atomic>
@@ -39,7 +40,7 @@ struct SourceCounts {
   std::uint64_t units_decoded = 0;   // of those read, compressed ones
   std::uint64_t units_verified = 0;  // whose sums were right
   std::uint64_t units_zero = 0;      // that no file holds
-  std::uint64_t units_wasted = 0;    // read twice: a demand overtook a prefetch under way
+  std::uint64_t units_wasted = 0;    // read, and answered already by another read
 };
 
 class SnapshotSource final : public uffd::PageSource {
@@ -52,9 +53,20 @@ class SnapshotSource final : public uffd::PageSource {
   void request(std::span<const uffd::UnitRange> units, uffd::Priority priority,
                uffd::UnitSink& done) override;
 
-  SourceCounts counts() const;
+  SourceCounts counts() const {
+    return {.units_read = units_read_,
+            .bytes_read = bytes_read_,
+            .cold_reads = cold_reads_,
+            .units_decoded = decoded_,
+            .units_verified = verified_,
+            .units_zero = zero_,
+            .units_wasted = wasted_};
+  }
   // What answers cold reads; nullptr until there was one.
-  const char* engine() const;
+  const char* engine() const {
+    const std::lock_guard lock(mutex_);
+    return reader_ == nullptr ? nullptr : engine_name(reader_->engine()).data();
+  }
 
  private:
   struct Member {
@@ -68,7 +80,8 @@ class SnapshotSource final : public uffd::PageSource {
     uffd::Priority priority;
     uffd::UnitSink* done;
     std::size_t file;
-    std::vector<Member> members;  // ascending by offset, close together
+    std::vector<Member> members;             // ascending by offset, close together
+    std::vector<std::uint64_t> urgent = {};  // units of it that somebody waits for by now
     // Once there is a slot: where the read begins in the file, and what came.
     std::size_t slot = 0;
     std::uint64_t from = 0;
@@ -101,6 +114,9 @@ class SnapshotSource final : public uffd::PageSource {
   void start_workers();
   void work();
   JobPtr next_job();
+  JobPtr begin_next(std::deque<JobPtr>& from);
+  void hasten(Job& job, std::uint64_t unit);
+  void bring_forward(Job& job, std::size_t next);
   void begin_read(JobPtr job);
   void on_read(std::uint64_t cookie, const Result<std::size_t>& got);
   void finish(JobPtr job, Desk& desk);
@@ -109,7 +125,9 @@ class SnapshotSource final : public uffd::PageSource {
   bool claim(std::uint64_t unit);
   void answer(const Member& member, std::span<const std::byte> stored, Desk& desk,
               uffd::UnitSink& done);
-  std::span<std::byte> slot_bytes(std::size_t slot) const;
+  std::span<std::byte> slot_bytes(std::size_t slot) const {
+    return pool_->bytes().subspan(slot * slot_size_, slot_size_);
+  }
 
   const std::shared_ptr<const OpenedSnapshot> snapshot_;
   const SourceOptions options_;
@@ -128,8 +146,9 @@ class SnapshotSource final : public uffd::PageSource {
   std::deque<JobPtr> demands_;
   std::deque<JobPtr> prefetches_;
   std::unordered_map<std::uint64_t, JobPtr> reading_;  // by cookie
-  std::unordered_map<std::uint64_t, bool> wanted_;     // units asked for and not answered
-  std::vector<std::size_t> slots_;                     // free
+  // Units asked for and not answered; the job that brings each, once one has begun.
+  std::unordered_map<std::uint64_t, Job*> wanted_;
+  std::vector<std::size_t> slots_;  // free
   std::uint64_t next_cookie_ = 1;
   bool stop_ = false;
 

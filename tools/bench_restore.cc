@@ -2,21 +2,21 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <cmath>
 #include <csignal>
 #include <map>
 #include <nlohmann/json.hpp>
 
 #include "bench/floor.h"
+#include "snapshot/pager_images.h"
 #include "snapshot/restore.h"
+#include "tools/bench_pager.h"
+#include "tools/bench_report.h"
 #include "tools/bench_scratch.h"
 #include "tools/commands.h"
 #include "tools/context.h"
 #include "tools/guest_call.h"
-#include "tools/host_facts.h"
 #include "tools/output.h"
 #include "tools/restore_report.h"
-#include "tools/size.h"
 #include "tools/working_set_sum.h"
 #include "vmm/os/file.h"
 
@@ -31,6 +31,7 @@ constexpr Option kOptions[] = {
     kWorkingSetOption,
     {"--touch", "PAGES", "pages the first call writes (1)"},
     {"--store", "raw|packed", "how its memory is stored, without --ref (raw)"},
+    {"--pager", "", "let a pager in another process serve them, made for this bench"},
     {"--hotset", "use|off", "record a hot set first, then replay it (off)"},
     {"--cache", "warm|cold", "cold: drop its files from the page cache before each restore (warm)"},
     {"--verify", "", "after each restore, untimed: scan the whole working set"},
@@ -39,34 +40,6 @@ constexpr Option kOptions[] = {
 constexpr std::uint64_t kMaxRuns = 1'000'000;
 constexpr std::uint64_t kMaxTouch = 100'000;
 
-struct Plan {
-  std::uint64_t runs = 0;
-  std::string reference_text;
-  snapshot::RestoreOptions options;
-  bool cold = false;
-  std::string memory_file;  // raw, for the floor
-  std::uint64_t ram_bytes = 0;
-  std::uint64_t stored_bytes = 0;
-  std::uint64_t boot_us = 0;
-  formats::v1::Guest guest;
-  std::uint64_t touched = 0;
-  std::vector<std::uint64_t> pages;
-  vmm::Call touch;
-  std::uint64_t touch_sum = 0;
-  std::optional<std::uint64_t> scan_sum;  // where --verify was given
-};
-
-struct Report {
-  Samples floor, floor_slots, restore, restore_slots;
-  std::map<std::string, Samples> floor_steps;
-  PhaseSamples phases;
-  snapshot::ChosenLoader loader;
-  nlohmann::ordered_json hot_set;       // of the last clone
-  uffd::FaultCounts faults;             // the same
-  std::vector<volt_floor::Slot> slots;  // as the product's first clone had them
-  std::uint64_t verified = 0;
-};
-
 // Spread over the working set, each page once.
 std::vector<std::uint64_t> spread(std::uint64_t count, std::uint64_t pages) {
   std::vector<std::uint64_t> chosen;
@@ -74,9 +47,26 @@ std::vector<std::uint64_t> spread(std::uint64_t count, std::uint64_t pages) {
   return chosen;
 }
 
+// What a pager in another process cannot do.
+Result<> check_pager(const BenchPlan& plan) {
+  const snapshot::Loader loader = plan.options.loader;
+  if (loader != snapshot::Loader::kAuto && loader != snapshot::Loader::kUffd) {
+    return fail(Code::kInvalid, std::string("--pager: it serves loader uffd, not ") +
+                                    snapshot::loader_name(loader));
+  }
+  if (plan.options.hot_set != snapshot::HotSetMode::kOff) {
+    return fail(Code::kInvalid, "--pager: it replays no hot set");
+  }
+  if (plan.cold) {
+    return fail(Code::kInvalid,
+                "--pager: its image stays in memory; --cache cold would drop only the files");
+  }
+  return snapshot::uffd_usable();
+}
+
 // What the options say by themselves, before anything is booted for them.
-Result<Plan> parse_plan(const Arguments& arguments) {
-  Plan plan;
+Result<BenchPlan> parse_plan(const Arguments& arguments) {
+  BenchPlan plan;
   plan.runs = VOLT_TRY(arguments.number("-n", 200));
   plan.options.loader = VOLT_TRY(snapshot::parse_loader(arguments.get("--loader", "auto")));
   plan.touched = VOLT_TRY(arguments.number("--touch", 1));
@@ -87,6 +77,9 @@ Result<Plan> parse_plan(const Arguments& arguments) {
   if (plan.options.hot_set == snapshot::HotSetMode::kRecord) {
     return fail(Code::kInvalid, "--hotset: use or off");
   }
+  plan.pager = arguments.has("--pager");
+  if (plan.pager) VOLT_TRY(check_pager(plan));
+  plan.options.faults.times = std::make_shared<uffd::FaultTimes>();
   VOLT_TRY(deadline_of(arguments));
   if (plan.runs == 0 || plan.runs > kMaxRuns) return fail(Code::kInvalid, "-n: 1 to 1000000");
   if (plan.touched > kMaxTouch) return fail(Code::kInvalid, "--touch: at most 100000");
@@ -103,7 +96,7 @@ Result<Plan> parse_plan(const Arguments& arguments) {
   return plan;
 }
 
-Result<> complete_plan(Plan& plan, const Arguments& arguments, const snapshot::Store& store,
+Result<> complete_plan(BenchPlan& plan, const Arguments& arguments, const snapshot::Store& store,
                        const snapshot::Reference& reference) {
   const auto opened = VOLT_TRY(snapshot::OpenedSnapshot::open(store, reference));
   plan.reference_text = reference.text();
@@ -172,7 +165,7 @@ class SignalsHeld {
   sigset_t before_;
 };
 
-Result<> run_floor(const Fd& kvm, const Plan& plan, Report& report) {
+Result<> run_floor(const Fd& kvm, const BenchPlan& plan, BenchReport& report) {
   const SignalsHeld held;
   const volt_floor::Timing timing =
       volt_floor::fresh(kvm.get(), plan.memory_file.c_str(), plan.ram_bytes, report.slots,
@@ -191,7 +184,7 @@ Result<> run_floor(const Fd& kvm, const Plan& plan, Report& report) {
 
 // So that the next restore reads its files from the disk. Synced files only: dirty pages stay.
 Result<> drop_cache(const snapshot::Store& store, const snapshot::Reference& reference,
-                    const Plan& plan) {
+                    const BenchPlan& plan) {
   const auto opened = VOLT_TRY(snapshot::OpenedSnapshot::open(store, reference));
   const auto drop = [](int fd) { ::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED); };
   if (opened.is_raw()) drop(opened.memory().get());
@@ -203,9 +196,10 @@ Result<> drop_cache(const snapshot::Store& store, const snapshot::Reference& ref
 
 // What the product touches, once, before anything is measured.
 Result<> record_hot_set(const Arguments& arguments, const vmm::Kvm& kvm,
-                        const snapshot::Store& store, const Plan& plan) {
+                        const snapshot::Store& store, const BenchPlan& plan) {
   snapshot::RestoreOptions options = plan.options;
   options.hot_set = snapshot::HotSetMode::kRecord;
+  options.faults.times = nullptr;
   const auto reference = VOLT_TRY(snapshot::Reference::parse(plan.reference_text));
   snapshot::Restored restored = VOLT_TRY(snapshot::restore(kvm, store, reference, options));
   const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
@@ -213,8 +207,8 @@ Result<> record_hot_set(const Arguments& arguments, const vmm::Kvm& kvm,
   return keep_recording(restored, snapshot::HotSetMode::kRecord);
 }
 
-Result<> run_product(const vmm::Kvm& kvm, const snapshot::Store& store, const Plan& plan,
-                     vmm::Deadline deadline, Report& report) {
+Result<> run_product(const vmm::Kvm& kvm, const snapshot::Store& store, const BenchPlan& plan,
+                     vmm::Deadline deadline, BenchReport& report) {
   const vmm::HostServices services;
   const auto reference = VOLT_TRY(snapshot::Reference::parse(plan.reference_text));
   if (plan.cold) VOLT_TRY(drop_cache(store, reference, plan));
@@ -227,7 +221,7 @@ Result<> run_product(const vmm::Kvm& kvm, const snapshot::Store& store, const Pl
   if (plan.options.hot_set != snapshot::HotSetMode::kOff) {
     report.hot_set = hot_set_json(restored);
   }
-  if (const auto* server = restored.sandbox->pager().server()) report.faults = server->counts();
+  report.served = served_of(*restored.sandbox);
   if (report.slots.empty()) report.slots = slots_of(*restored.sandbox);
   bool right = reply.checksum == plan.touch_sum;
   if (right && plan.scan_sum) {
@@ -240,9 +234,28 @@ Result<> run_product(const vmm::Kvm& kvm, const snapshot::Store& store, const Pl
   return {};
 }
 
-Result<Report> measure(const Arguments& arguments, const vmm::Kvm& kvm,
-                       const snapshot::Store& store, const Plan& plan) {
-  Report report;
+// What clones were served by, and how long a fault took them.
+Result<> look_at_faults(const BenchPlan& plan, const std::optional<BenchPager>& pager,
+                        BenchReport& report) {
+  if (pager) {
+    const nlohmann::ordered_json stats = VOLT_TRY(pager->stats());
+    report.pager = stats["images"].empty() ? nullptr : stats["images"][0];
+    report.faults_us = stats.value("faults_us", nlohmann::ordered_json());
+  } else if (report.served) {
+    const std::string times = snapshot::times_document(*plan.options.faults.times);
+    report.faults_us = nlohmann::ordered_json::parse(times);
+  }
+  return {};
+}
+
+Result<BenchReport> measure(const Arguments& arguments, const vmm::Kvm& kvm,
+                            const snapshot::Store& store, BenchPlan& plan) {
+  BenchReport report;
+  std::optional<BenchPager> pager;
+  if (plan.pager) {
+    pager.emplace(VOLT_TRY(BenchPager::start(store.path())));
+    plan.options.pager = pager->socket();
+  }
   if (plan.options.hot_set == snapshot::HotSetMode::kUse) {
     progress("recording a hot set ...");
     VOLT_TRY(record_hot_set(arguments, kvm, store, plan));
@@ -260,74 +273,14 @@ Result<Report> measure(const Arguments& arguments, const vmm::Kvm& kvm,
       progress(std::to_string(i + 1) + " of " + std::to_string(plan.runs) + " restored");
     }
   }
+  VOLT_TRY(look_at_faults(plan, pager, report));
   return report;
 }
 
-double ratio_of(const Report& report) {
-  return std::round(report.restore.quantile(0.5) / report.floor.quantile(0.5) * 1000) / 1000;
-}
-
-nlohmann::ordered_json json_of(const Plan& plan, const Report& report) {
-  nlohmann::ordered_json phases, floor_phases;
-  for (std::size_t i = 0; i < kPhases.size(); ++i) {
-    phases[kPhases[i].name] = tenth(report.phases.phases[i].quantile(0.5));
-  }
-  for (const auto& [name, samples] : report.floor_steps) {
-    floor_phases[name] = tenth(samples.quantile(0.5));
-  }
-  return {{"schema", "volt.bench.restore/v1"},
-          {"n", plan.runs},
-          {"loader", loader_json(report.loader)},
-          {"memory_bytes", plan.ram_bytes},
-          {"stored_bytes", plan.stored_bytes},
-          {"working_set_bytes", plan.guest.working_set_bytes()},
-          {"touched_pages", plan.pages.size()},
-          {"boot_us", plan.boot_us},
-          {"floor_us", report.floor.json()},
-          {"restore_us", report.restore.json()},
-          {"phases_us", std::move(phases)},
-          {"floor_phases_us", std::move(floor_phases)},
-          {"slots_us",
-           {{"floor", tenth(report.floor_slots.quantile(0.5))},
-            {"restore", tenth(report.restore_slots.quantile(0.5))}}},
-          {"ratio_p50", ratio_of(report)},
-          {"verified", report.verified},
-          {"cache", plan.cold ? "cold" : "warm"},
-          {"hot_set", report.hot_set},
-          {"last_clone_faults", faults_json(report.faults)},
-          {"host", host_facts_json()}};
-}
-
-std::string text_of(const Plan& plan, const Report& report) {
-  std::string text = std::to_string(report.verified) + " of " + std::to_string(plan.runs) +
-                     " verified, " + human_size(plan.ram_bytes) + " guest, " +
-                     std::to_string(plan.pages.size()) + " pages written, loader " +
-                     snapshot::loader_name(report.loader.loader) + "\n\n" +
-                     table_head("phase", {"p50 us", "p99 us", "floor p50", "floor p99"});
-  for (std::size_t i = 0; i < kPhases.size(); ++i) {
-    const Samples& samples = report.phases.phases[i];
-    std::vector<double> row = {samples.quantile(0.5), samples.quantile(0.99)};
-    if (const auto at = report.floor_steps.find(kPhases[i].name); at != report.floor_steps.end()) {
-      row.push_back(at->second.quantile(0.5));
-      row.push_back(at->second.quantile(0.99));
-    }
-    text += table_row(kPhases[i].name, row);
-  }
-  text += table_row("total", {report.restore.quantile(0.5), report.restore.quantile(0.99),
-                              report.floor.quantile(0.5), report.floor.quantile(0.99)});
-  text += table_row("first total", {report.restore.first(), report.restore.first(),
-                                    report.floor.first(), report.floor.first()});
-  text += table_row("boot replaced", {static_cast<double>(plan.boot_us)});
-  char line[64];
-  std::snprintf(line, sizeof line, "; ratio of medians: %.3f\n", ratio_of(report));
-  return text + "snapshot: " + human_size(plan.stored_bytes) + " stored of " +
-         human_size(plan.ram_bytes) + line;
-}
-
 Result<int> report_on(const Arguments& arguments, const vmm::Kvm& kvm, const snapshot::Store& store,
-                      const snapshot::Reference& reference, Plan plan) {
+                      const snapshot::Reference& reference, BenchPlan plan) {
   VOLT_TRY(complete_plan(plan, arguments, store, reference));
-  const Report report = VOLT_TRY(measure(arguments, kvm, store, plan));
+  const BenchReport report = VOLT_TRY(measure(arguments, kvm, store, plan));
   if (report.verified != plan.runs) {
     return fail(Code::kCorrupt, std::to_string(plan.runs - report.verified) +
                                     " clones answered another checksum than the seed gives");
@@ -338,7 +291,7 @@ Result<int> report_on(const Arguments& arguments, const vmm::Kvm& kvm, const sna
 }
 
 Result<int> run(const Arguments& arguments) {
-  Plan plan = VOLT_TRY(parse_plan(arguments));
+  BenchPlan plan = VOLT_TRY(parse_plan(arguments));
   const vmm::Kvm kvm = VOLT_TRY(vmm::Kvm::open());
   if (arguments.has("--ref")) {
     const auto reference = VOLT_TRY(snapshot::Reference::parse(arguments.get("--ref")));
@@ -359,8 +312,10 @@ const Command kBenchRestore = {
     .details =
         "Interleaves full restores, each from the reference text on, with the floor program doing\n"
         "the same with raw system calls, in one process. The ratio is what is promised; absolute\n"
-        "times are this machine's. Makes and removes a snapshot of its own unless --ref is "
-        "given.\n",
+        "times are this machine's. Makes and removes a snapshot of its own unless --ref is given.\n"
+        "With --pager a `volt pager` of its own, in another process, serves every clone from one\n"
+        "image, which the first one fills. What is served page by page (loader uffd) is reported\n"
+        "with counters and with the time of a fault, from the read of its message to its wake.\n",
     .example = "volt bench restore -n 300 --loader map --memory 256M --touch 64 --json",
     .options = kOptions,
     .least = 0,

@@ -26,12 +26,17 @@ Result<int> run(const Arguments& arguments) {
   const vmm::Reply reply =
       VOLT_TRY_IN(words[1], snapshot::first_call(restored, call, deadline, print_guest_log()));
   if (arguments.json()) {
-    VOLT_TRY(print_json({{"schema", "volt.call/v1"},
-                         {"snapshot", reference.text()},
-                         {"loader", loader_json(restored.loader)},
-                         {"hot_set", snapshot::role_name(restored.hot_set.role)},
-                         {"phases_us", phases_json(restored.phases)},
-                         {"reply", reply_json(call, reply)}}));
+    nlohmann::ordered_json json = {{"schema", "volt.call/v1"},
+                                   {"snapshot", reference.text()},
+                                   {"loader", loader_json(restored.loader)},
+                                   {"hot_set", snapshot::role_name(restored.hot_set.role)},
+                                   {"phases_us", phases_json(restored.phases)},
+                                   {"reply", reply_json(call, reply)}};
+    if (const auto served = served_of(*restored.sandbox)) {
+      json["faults"] = faults_json(served->faults);
+      json["source"] = source_json(*served);
+    }
+    VOLT_TRY(print_json(json));
   } else {
     VOLT_TRY(print_text(reply_text(call, reply)));
   }

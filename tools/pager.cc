@@ -21,6 +21,7 @@ constexpr Option kOptions[] = {
     {"--threads", "N", "that answer faults, for each snapshot (2)"},
     {"--deadline", "SECONDS", "a page that takes longer is lost; 0: never (10)"},
     {"--snapshot", "REF", "what Firecracker VMs that connect are given"},
+    {"--times", "", "time each fault; --stats then says how long they took"},
     {"--stats", "", "print the counters of the pager that is there, and end"},
 };
 constexpr std::uint64_t kMaxDeadlineSeconds = 3600;
@@ -52,6 +53,7 @@ Result<int> print_stats(const Arguments& arguments, const std::string& path) {
     }
     lines += line + "\n";
   }
+  if (stats.contains("faults_us")) lines += "faults us  " + stats["faults_us"].dump() + "\n";
   VOLT_TRY(print_text(lines.empty() ? "no images\n" : lines));
   return 0;
 }
@@ -77,7 +79,9 @@ Result<int> run(const Arguments& arguments) {
   const snapshot::Store store = VOLT_TRY(open_store());
   VOLT_TRY(snapshot::uffd_usable());
   raise_descriptor_limit();
-  snapshot::PagerImages images(store, {.threads = threads, .deadline_ms = deadline * 1000});
+  uffd::FaultOptions faults = {.threads = threads, .deadline_ms = deadline * 1000};
+  if (arguments.has("--times")) faults.times = std::make_shared<uffd::FaultTimes>();
+  snapshot::PagerImages images(store, faults);
   uffd::PagerService::Options options = {
       .path = path,
       .open = [&](const std::string& name) { return images.open(name); },

@@ -92,6 +92,38 @@ nlohmann::ordered_json faults_json(const uffd::FaultCounts& faults) {
           {"overtakes", faults.overtakes}};
 }
 
+std::optional<Served> served_of(const snapshot::Sandbox& sandbox) {
+  const uffd::FaultServer* const server = sandbox.pager().server();
+  const snapshot::SnapshotSource* const source = sandbox.pager().source();
+  if (server == nullptr || source == nullptr) return std::nullopt;
+  Served served = {.faults = server->counts(), .source = source->counts(), .engine = {}};
+  if (const char* engine = source->engine()) served.engine = engine;
+  return served;
+}
+
+nlohmann::ordered_json source_json(const Served& served) {
+  const snapshot::SourceCounts& source = served.source;
+  nlohmann::ordered_json json = {
+      {"units_read", source.units_read},         {"bytes_read", source.bytes_read},
+      {"cold_reads", source.cold_reads},         {"units_decoded", source.units_decoded},
+      {"units_verified", source.units_verified}, {"units_zero", source.units_zero},
+      {"units_wasted", source.units_wasted},     {"engine", nullptr}};
+  if (served.engine) json["engine"] = *served.engine;
+  return json;
+}
+
+std::string served_line(const Served& served) {
+  const uffd::FaultCounts& faults = served.faults;
+  const snapshot::SourceCounts& source = served.source;
+  const auto text = [](std::uint64_t n) { return std::to_string(n); };
+  return "pager: " + text(faults.faults) + " faults, " + text(faults.units_filled) +
+         " units served, " + text(faults.prefetched) + " prefetched; " + text(source.units_read) +
+         " read, " + text(source.units_decoded) + " decoded, " + text(source.units_verified) +
+         " verified, " + text(source.units_zero) + " zero, " + text(source.units_wasted) +
+         " wasted; " + text(source.cold_reads) + " cold reads" +
+         (served.engine ? " through " + *served.engine : "") + "\n";
+}
+
 nlohmann::ordered_json loader_json(const snapshot::ChosenLoader& loader) {
   return {{"used", snapshot::loader_name(loader.loader)}, {"why", loader.why}};
 }

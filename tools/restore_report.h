@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "snapshot/restore.h"
+#include "snapshot/snapshot_source.h"
 #include "tools/options.h"
 
 namespace volt::tools {
@@ -25,6 +26,19 @@ Result<> keep_recording(snapshot::Restored& restored, snapshot::HotSetMode asked
 nlohmann::ordered_json hot_set_json(const snapshot::Restored& restored);
 
 nlohmann::ordered_json faults_json(const uffd::FaultCounts& faults);
+
+// What a pager in this process did for a clone so far.
+struct Served {
+  uffd::FaultCounts faults;
+  snapshot::SourceCounts source;
+  std::optional<std::string> engine;  // of cold reads; absent if there was none
+};
+// Absent where no pager of this process serves it.
+std::optional<Served> served_of(const snapshot::Sandbox& sandbox);
+// Its counters as one object: {units_read, ..., engine}.
+nlohmann::ordered_json source_json(const Served& served);
+// All of it in one line.
+std::string served_line(const Served& served);
 
 inline constexpr Option kPagerOption = {"--pager", "PATH",
                                         "a pager's socket: it serves the memory, no store needed"};

@@ -32,9 +32,8 @@ struct Report {
   snapshot::ChosenLoader loader;
   nlohmann::ordered_json hot_set;  // of the last clone
   std::uint64_t verified = 0;
-  bool from_seed = false;    // what was expected came from the seed, not from the capture's sums
-  bool served_here = false;  // its faults, by a pager in this process
-  uffd::FaultCounts faults;
+  bool from_seed = false;  // what was expected came from the seed, not from the capture's sums
+  std::optional<Served> served;  // the last clone, by a pager in this process
 };
 
 // Whether the clone's memory is what was captured: its first page, and all of it where asked for.
@@ -93,10 +92,7 @@ Result<Report> restore_all(const Arguments& arguments, const snapshot::Reference
     if (VOLT_TRY(is_right(restored, reply, verify, *expected, deadline))) ++report.verified;
     VOLT_TRY(keep_recording(restored, options.hot_set));
     if (i + 1 == count) report.hot_set = hot_set_json(restored);
-    if (const auto* server = restored.sandbox->pager().server()) {
-      report.faults = server->counts();
-      report.served_here = true;
-    }
+    report.served = served_of(*restored.sandbox);
     if ((i + 1) % 50 == 0 && i + 1 < count) {
       progress(std::to_string(i + 1) + " of " + std::to_string(count) + " restored");
     }
@@ -119,7 +115,8 @@ std::string text_of(const Report& report, const snapshot::Reference& reference) 
   std::string text = reference.text() + ": " + std::to_string(report.verified) + " of " +
                      std::to_string(count) + " verified, loader " +
                      snapshot::loader_name(report.loader.loader) + " (" + report.loader.why +
-                     ")\n" + hot_set_line(report.hot_set) + "\n" +
+                     ")\n" + hot_set_line(report.hot_set) +
+                     (report.served ? served_line(*report.served) : "") + "\n" +
                      table_head("phase", {"p50 us", "p99 us", "max us"});
   const auto row = [](const char* name, const Samples& samples) {
     return table_row(name, {samples.quantile(0.5), samples.quantile(0.99), samples.quantile(1)});
@@ -146,8 +143,9 @@ nlohmann::ordered_json json_of(const Report& report, const snapshot::Reference& 
                                  {"hot_set", report.hot_set},
                                  {"phases_us", std::move(phases)},
                                  {"total_us", report.samples.total.json()}};
-  if (report.served_here) {
-    json["last_clone_faults"] = faults_json(report.faults);
+  if (report.served) {
+    json["last_clone_faults"] = faults_json(report.served->faults);
+    json["last_clone_source"] = source_json(*report.served);
   }
   return json;
 }

@@ -13,10 +13,12 @@ constexpr int kForEver = -1;
 constexpr int kRetryMs = 1;
 constexpr int kMaxTickMs = 1'000;
 
+std::uint64_t now_ns() {
+  return static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch() /
+                                    std::chrono::nanoseconds(1));
+}
 std::uint64_t now_ms() {
-  const auto now = std::chrono::steady_clock::now().time_since_epoch();
-  return static_cast<std::uint64_t>(
-      std::chrono::duration_cast<std::chrono::milliseconds>(now).count());
+  return now_ns() / 1'000'000;
 }
 
 // How often it is looked whether a deadline has passed, while anybody waits.
@@ -112,18 +114,20 @@ void FaultServer::on_ready(std::uint64_t id, ReadyLoop::Ready ready) {
     if (!failure_) failure_ = count.error();
     return;
   }
+  const std::uint64_t read_ns = options_.times == nullptr ? 0 : now_ns();
   for (const uffd_msg& message : std::span(messages).first(*count)) {
-    if (message.event == UFFD_EVENT_PAGEFAULT) on_fault(clone, message.arg.pagefault.address);
+    if (message.event != UFFD_EVENT_PAGEFAULT) continue;
+    on_fault(clone, message.arg.pagefault.address, read_ns);
   }
 }
 
-void FaultServer::on_fault(const Clone& clone, std::uint64_t address) {
+void FaultServer::on_fault(const Clone& clone, std::uint64_t address, std::uint64_t read_ns) {
   const auto place = clone->place_of(address);
   if (!place) {
     // Only views are registered, so this cannot be; if it is, the thread must not sleep for ever.
     return clone->lose_stray(address);
   }
-  const Waiter waiter{clone, *place};
+  const Waiter waiter{clone, *place, read_ns};
   const bool removed = clone->removed(*place);
   Next next = Next::kAnswer;  // a removed page is zero, whatever its unit is
   std::optional<Error> lost;
@@ -184,8 +188,13 @@ std::vector<FaultServer::Waiter> FaultServer::take_waiters(std::uint64_t unit) {
 
 ServedClone::Answer FaultServer::try_answer(const Waiter& waiter,
                                             const std::optional<Error>& lost) const {
-  return lost ? waiter.clone->lose(waiter.place, *lost, ServedClone::Need::kYes)
-              : waiter.clone->show(waiter.place, image_.unit(waiter.place.unit));
+  const ServedClone::Answer given =
+      lost ? waiter.clone->lose(waiter.place, *lost, ServedClone::Need::kYes)
+           : waiter.clone->show(waiter.place, image_.unit(waiter.place.unit));
+  if (options_.times != nullptr && given == ServedClone::Answer::kDone) {
+    options_.times->record(now_ns() - waiter.read_ns);
+  }
+  return given;
 }
 
 void FaultServer::answer(const Waiter& waiter, const std::optional<Error>& lost) {

@@ -15,6 +15,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "uffd/fault_times.h"
 #include "uffd/page_source.h"
 #include "uffd/ready_loop.h"
 #include "uffd/served_clone.h"
@@ -28,6 +29,9 @@ struct FaultOptions {
   std::uint64_t deadline_ms = 10'000;
   // Absent: poison where the kernel can, else forbid.
   std::optional<LostPages> lost_pages = std::nullopt;
+  // Set: how long each fault took, from the read of its message to the end of its wake. Several
+  // servers may share it. Absent: no clock is read for it.
+  std::shared_ptr<FaultTimes> times = {};
 };
 
 struct FaultCounts {
@@ -86,6 +90,7 @@ class FaultServer final : private UnitSink {
   struct Waiter {
     Clone clone;
     ServedClone::Place place;
+    std::uint64_t read_ns;  // when its message was read; 0 where nobody times it
   };
   struct Wait {
     std::uint64_t since_ms;
@@ -114,7 +119,7 @@ class FaultServer final : private UnitSink {
   void on_ready(std::uint64_t clone, ReadyLoop::Ready ready);
   int before_sleep();
   bool retry_deferred();
-  void on_fault(const Clone& clone, std::uint64_t address);
+  void on_fault(const Clone& clone, std::uint64_t address, std::uint64_t read_ns);
   Next next_for(std::uint64_t unit);
   void wait_for(Waiter waiter);
   std::vector<Waiter> take_waiters(std::uint64_t unit);

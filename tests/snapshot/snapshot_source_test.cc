@@ -258,6 +258,31 @@ TEST_P(SnapshotSourceTest, AColdDemandOvertakesTheQueueOfPrefetches) {
   EXPECT_LT(place, static_cast<std::ptrdiff_t>(order.size() / 2)) << "waited for the queue";
 }
 
+// Demands run into prefetches that wait, are being read, or are read: none is read a second time.
+// The only worker is held inside its first answer meanwhile.
+TEST_P(SnapshotSourceTest, ADemandForWhatIsOnItsWayReadsNothingAgain) {
+  if (!make_cold()) GTEST_SKIP() << "this file system keeps what it was told to drop";
+  Answers answers;
+  answers.hold_first();
+  const auto source = start(1);
+  const std::vector<UnitRange> units = stored_units();
+  source->request(units, Priority::kPrefetch, answers);
+  answers.wait_for(1);
+  for (const UnitRange& unit : units) {
+    if (!answers.has(unit.first)) source->request({{unit}}, Priority::kDemand, answers);
+  }
+  answers.let_go();
+  answers.wait_for(units.size());
+  expect_right(answers);
+  const SourceCounts counts = source->counts();
+  EXPECT_EQ(counts.units_verified, units.size());
+  // Without O_DIRECT the page cache may have by now what is still being read.
+  if (GetParam().direct) {
+    EXPECT_EQ(counts.units_read, units.size());
+    EXPECT_EQ(counts.units_wasted, 0U);
+  }
+}
+
 TEST_P(SnapshotSourceTest, AFileThatIsCutShortGivesErrorsWithFileAndPlaceAndNoHang) {
   const std::uint64_t half = std::filesystem::file_size(data_path()) / 2;
   const auto units = stored_units();
