@@ -9,6 +9,7 @@
 #include "bench/floor.h"
 #include "snapshot/pager_images.h"
 #include "snapshot/restore.h"
+#include "snapshot/storage.h"
 #include "tools/bench_pager.h"
 #include "tools/bench_report.h"
 #include "tools/bench_scratch.h"
@@ -204,7 +205,11 @@ Result<> record_hot_set(const Arguments& arguments, const vmm::Kvm& kvm,
   snapshot::Restored restored = VOLT_TRY(snapshot::restore(kvm, store, reference, options));
   const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
   VOLT_TRY(snapshot::first_call(restored, plan.touch, deadline, vmm::HostServices{}));
-  return keep_recording(restored, snapshot::HotSetMode::kRecord);
+  VOLT_TRY(keep_recording(store, restored, snapshot::HotSetMode::kRecord));
+  const bool packed_by_us =
+      !arguments.has("--ref") && !restored.sandbox->origin().snapshot->is_raw();
+  if (packed_by_us) VOLT_TRY(snapshot::relayout(store, reference, {}));
+  return {};
 }
 
 Result<> run_product(const vmm::Kvm& kvm, const snapshot::Store& store, const BenchPlan& plan,

@@ -40,7 +40,7 @@ Result<int> run(const Arguments& arguments) {
   } else {
     VOLT_TRY(print_text(reply_text(call, reply)));
   }
-  VOLT_TRY(keep_recording(restored, options.hot_set));
+  VOLT_TRY(keep_recording(store, restored, options.hot_set));
   // The kernel takes the VM down with the process; waiting for it would double the command's time.
   [[maybe_unused]] const snapshot::Sandbox* left = restored.sandbox.release();
   return 0;

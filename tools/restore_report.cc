@@ -58,9 +58,12 @@ Result<snapshot::HotSetMode> hot_set_mode(const Arguments& arguments, std::strin
                      snapshot::parse_hot_set_mode(arguments.get("--hotset", otherwise)));
 }
 
-Result<> keep_recording(snapshot::Restored& restored, snapshot::HotSetMode asked) {
+Result<> keep_recording(const snapshot::Store& store, snapshot::Restored& restored,
+                        snapshot::HotSetMode asked) {
   if (restored.hot_set.role != snapshot::HotSetRole::kRecording) return {};
   const Result<std::uint64_t> pages = snapshot::save_hot_set(*restored.sandbox);
+  // Who removed the snapshot meanwhile left its directory to us, who had a lock on it.
+  store.sweep();
   if (pages) {
     restored.hot_set.set.pages.resize(*pages);
   } else if (asked == snapshot::HotSetMode::kRecord) {

@@ -21,7 +21,8 @@ inline constexpr Option kHotSetOption = {
 Result<snapshot::HotSetMode> hot_set_mode(const Arguments& arguments, std::string_view otherwise);
 // After the first calls of a recording restore. Where nobody asked for a recording, one that cannot
 // be kept is told in the report: the calls were answered.
-Result<> keep_recording(snapshot::Restored& restored, snapshot::HotSetMode asked);
+Result<> keep_recording(const snapshot::Store& store, snapshot::Restored& restored,
+                        snapshot::HotSetMode asked);
 // {role, why, pages}, and how much of it was used where it was replayed.
 nlohmann::ordered_json hot_set_json(const snapshot::Restored& restored);
 

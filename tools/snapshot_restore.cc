@@ -90,7 +90,7 @@ Result<Report> restore_all(const Arguments& arguments, const snapshot::Reference
     if (!expected) expected = VOLT_TRY(expected_sum(*restored.sandbox, verify));
     report.from_seed = verify && guest.calls_size() == 0;
     if (VOLT_TRY(is_right(restored, reply, verify, *expected, deadline))) ++report.verified;
-    VOLT_TRY(keep_recording(restored, options.hot_set));
+    VOLT_TRY(keep_recording(store, restored, options.hot_set));
     if (i + 1 == count) report.hot_set = hot_set_json(restored);
     report.served = served_of(*restored.sandbox);
     if ((i + 1) % 50 == 0 && i + 1 < count) {
