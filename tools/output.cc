@@ -45,14 +45,18 @@ bool takes_reference(std::string_view command) {
                                command != "snapshot load");
 }
 
+// Empty where none was named; a bench starts its own.
+std::string pager_socket(std::string_view command, const Arguments& arguments) {
+  return command == "bench restore" ? "" : arguments.get("--pager");
+}
+
 // Where something is to be found that is not there: a snapshot, or whoever listens at a socket.
 std::string advice_where(const Error& error, std::string_view command, const Arguments& arguments,
                          const std::string& reference) {
   // A pager that is there and has no such snapshot makes no system call fail.
   const bool nobody_listens = error.sys_errno != 0;
-  if (nobody_listens && arguments.has("--pager")) {
-    return "volt pager --socket " + arguments.get("--pager");
-  }
+  const std::string socket = pager_socket(command, arguments);
+  if (nobody_listens && !socket.empty()) return "volt pager --socket " + socket;
   if (nobody_listens && arguments.has("--uffd-handler")) {
     return "volt pager --snapshot " + reference + " --socket " + arguments.get("--uffd-handler");
   }
@@ -65,6 +69,7 @@ std::string advice_where(const Error& error, std::string_view command, const Arg
 std::string advice(const Error& error, std::string_view command, const Arguments& arguments) {
   const bool named = takes_reference(command) && !arguments.positional().empty();
   const std::string reference = named ? arguments.positional()[0] : "REF";
+  const std::string socket = pager_socket(command, arguments);
   switch (error.code) {
     case Code::kInvalid:
       return "volt " + std::string(command) + (command.empty() ? "--help" : " --help");
@@ -87,8 +92,10 @@ std::string advice(const Error& error, std::string_view command, const Arguments
       return command == "snapshot compat" ? "volt version" : "volt snapshot compat " + reference;
     case Code::kHostUnable:
       return command == "doctor" ? "volt doctor --json" : "volt doctor";
-    case Code::kCorrupt:
     case Code::kPageLost:
+      if (!socket.empty()) return "volt pager --stats --socket " + socket;
+      return "volt snapshot verify --deep " + reference;
+    case Code::kCorrupt:
       if (command == "snapshot load") return "save it again, or fetch the archive again";
       if (command == "snapshot verify") return "volt snapshot rm " + reference;
       return "volt snapshot verify --deep " + reference;

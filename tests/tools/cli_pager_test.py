@@ -202,6 +202,7 @@ class PagerTest(CliTest):
         self.assertEqual(out, "")
         self.assertRegex(err, r"\Aerror: [^\n]+\n  try: [^\n]+\n\Z")
         self.assertIn(f"the pager at {self.socket} (process {pager.pid}) {saying}", err)
+        self.assertIn(f"try: volt pager --stats --socket {self.socket}\n", err)
 
     def test_a_vm_that_needs_pages_of_a_killed_pager_says_whose(self):
         self.document("snapshot", "create", "--name", "demo", *SLOW)
