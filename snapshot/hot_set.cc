@@ -60,12 +60,19 @@ Result<std::vector<std::uint64_t>> present_pages(const vmm::GuestMemory::Region&
 
 // Whether a page no longer holds what the memory file has: one that was populated and never written
 // does.
-Result<bool> differs(const OpenedSnapshot& snapshot, std::uint64_t address,
+Result<bool> differs(const Sandbox& sandbox, std::uint64_t address,
                      std::span<const std::byte> host) {
+  const OpenedSnapshot& snapshot = *sandbox.origin().snapshot;
   std::array<std::byte, kPageBytes> now, before;
   VOLT_TRY(guarded_copy(now, host));
   const auto place = file_offset(snapshot.manifest().memory(), address);
-  VOLT_TRY(read_exact(snapshot.memory(), before, *place, kMemoryFile));
+  if (const uffd::FaultServer* const server = sandbox.pager().server(); server != nullptr) {
+    const std::uint64_t unit_bytes = snapshot.index().unit_bytes();
+    const auto unit = server->unit(*place / unit_bytes);
+    std::ranges::copy(unit.subspan(*place % unit_bytes, kPageBytes), before.begin());
+  } else {
+    VOLT_TRY(read_exact(snapshot.memory(), before, *place, kMemoryFile));
+  }
   return now != before;
 }
 
@@ -191,12 +198,11 @@ Result<HotSetScore> score_hot_set(const formats::HotSet& set, const Sandbox& san
   if (sandbox.origin().memory != Sandbox::Origin::Memory::kShown) return HotSetScore{};
   const std::shared_ptr<const OpenedSnapshot>& snapshot = sandbox.origin().snapshot;
   const formats::v1::Memory& memory = snapshot->manifest().memory();
-  const bool mapped = snapshot->is_raw() && sandbox.pager().server() == nullptr;
   std::unordered_set<std::uint64_t> hot, used, populated;
   for (const HotPage& page : set.pages) {
     if (!data_offset(memory, page.page)) continue;
     hot.insert(page.page / kPagesPerBlock);
-    if (mapped && page.written) populated.insert(page.page);
+    if (page.written) populated.insert(page.page);
   }
   for (const vmm::GuestMemory::Region& region : sandbox.machine().memory().regions()) {
     for (const std::uint64_t offset : VOLT_TRY(present_pages(region))) {
@@ -204,7 +210,7 @@ Result<HotSetScore> score_hot_set(const formats::HotSet& set, const Sandbox& san
       const auto host = region.host.bytes().subspan(offset, kPageBytes);
       bool touched = true;
       if (populated.contains(address / kPageBytes)) {
-        touched = VOLT_TRY(differs(*snapshot, address, host));
+        touched = VOLT_TRY(differs(sandbox, address, host));
       }
       if (touched) used.insert(address / kPageBytes / kPagesPerBlock);
     }

@@ -2,7 +2,8 @@
 // later ones so that what a guest will touch is there before it does.
 //
 // Under loader uffd the pager is asked for the units of the hot pages, in the order of first touch,
-// before the VM is built; a fault overtakes. Under loader map a thread beside the building of the
+// before the VM is built; a fault overtakes. A thread follows and populates the pages that will be
+// written, each when its unit has come. Under loader map a thread beside the building of the
 // VM asks the kernel to read ahead what the page cache lacks, then populates in batches the pages
 // that will be written, which one by one would cost a fault through KVM each.
 #pragma once

@@ -117,9 +117,13 @@ Result<LoadedMemory> load_uffd(const std::shared_ptr<const OpenedSnapshot>& snap
       VOLT_TRY(uffd::SharedImage::create(snapshot->memory_bytes(), snapshot->index().unit_bytes()));
   auto source = std::make_unique<SnapshotSource>(snapshot);
   const SnapshotSource* const counted = source.get();
+  const bool replay = options.hot_set.role == HotSetRole::kReplayed;
+  const auto arrivals = std::make_shared<Arrivals>();
+  uffd::FaultOptions faults = options.faults;
+  if (replay) faults.on_ahead = [arrivals](std::uint64_t unit) { arrivals->add(unit); };
   std::shared_ptr<uffd::FaultServer> server =
-      VOLT_TRY(uffd::FaultServer::start(std::move(image), std::move(source), options.faults));
-  if (options.hot_set.role == HotSetRole::kReplayed) {
+      VOLT_TRY(uffd::FaultServer::start(std::move(image), std::move(source), std::move(faults)));
+  if (replay) {
     VOLT_TRY(server->prefetch(hot_units(options.hot_set.set, *snapshot)));
   }
   const bool record = options.hot_set.role == HotSetRole::kRecording;
@@ -134,8 +138,12 @@ Result<LoadedMemory> load_uffd(const std::shared_ptr<const OpenedSnapshot>& snap
     clone.recorded_pages_max = kMaxRecordedPages;
   }
   const std::uint64_t id = VOLT_TRY(server->attach(std::move(uffd), std::move(views), clone));
-  return LoadedMemory{PagedClone(std::move(server), counted, id), std::move(memory),
+  LoadedMemory loaded{PagedClone(std::move(server), counted, id), std::move(memory),
                       vmm::Attach::kDataFirst};
+  if (replay) {
+    loaded.populating = Populating::behind(options.hot_set.set, *snapshot, loaded.memory, arrivals);
+  }
+  return loaded;
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <csignal>
 #include <optional>
 #include <span>
+#include <utility>
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
@@ -81,14 +82,80 @@ std::unique_ptr<Populating> Populating::start(const formats::HotSet& set,
     }
   }
   if (work.read.empty() && written.size() < kWorthAThread) return nullptr;
+  return on_a_thread([work = std::move(work)](const std::stop_token& stop) { run(stop, work); });
+}
+
+std::unique_ptr<Populating> Populating::behind(const formats::HotSet& set,
+                                               const OpenedSnapshot& snapshot,
+                                               const vmm::GuestMemory& memory,
+                                               std::shared_ptr<Arrivals> arrivals) {
+  std::vector<std::uint64_t> written;
+  for (const HotPage& page : set.pages) {
+    if (page.written) written.push_back(page.page);
+  }
+  if (written.size() < kWorthAThread) return nullptr;
+  std::ranges::sort(written);
+  RunsByUnit runs;
+  for (const std::uint64_t page : written) {
+    const auto offset = data_offset(snapshot.manifest().memory(), page);
+    const auto host = memory.at(page * kHotPageBytes, kHotPageBytes);
+    if (!offset || !host) continue;
+    std::vector<Run>& of_unit = runs[*offset / snapshot.index().unit_bytes()];
+    const bool joins =
+        !of_unit.empty() && of_unit.back().host + of_unit.back().bytes == host->data();
+    if (joins) {
+      of_unit.back().bytes += kHotPageBytes;
+    } else {
+      of_unit.push_back({host->data(), *offset, kHotPageBytes});
+    }
+  }
+  return on_a_thread([runs = std::move(runs),
+                      arrivals = std::move(arrivals)](const std::stop_token& stop) mutable {
+    follow(stop, std::move(runs), *arrivals);
+  });
+}
+
+template <typename Body>
+std::unique_ptr<Populating> Populating::on_a_thread(Body body) {
   auto populating = std::make_unique<Populating>();
   sigset_t all, before;
   ::sigfillset(&all);
   ::pthread_sigmask(SIG_SETMASK, &all, &before);
-  populating->thread_ =
-      std::jthread([work = std::move(work)](const std::stop_token& stop) { run(stop, work); });
+  populating->thread_ = std::jthread(std::move(body));
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   return populating;
+}
+
+void Arrivals::add(std::uint64_t unit) {
+  {
+    const std::lock_guard lock(mutex_);
+    units_.push_back(unit);
+  }
+  changed_.notify_one();
+}
+
+std::vector<std::uint64_t> Arrivals::take(const std::stop_token& stop) {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, stop, [this] { return !units_.empty(); });
+  if (stop.stop_requested()) return {};
+  return std::exchange(units_, {});
+}
+
+// All of a unit is in the image when it is told of, so that nothing here waits for a pager.
+void Populating::follow(const std::stop_token& stop, RunsByUnit runs, Arrivals& arrivals) {
+  while (!runs.empty()) {
+    const std::vector<std::uint64_t> units = arrivals.take(stop);
+    if (units.empty()) return;
+    for (const std::uint64_t unit : units) {
+      if (stop.stop_requested()) return;
+      const auto found = runs.find(unit);
+      if (found == runs.end()) continue;
+      for (const Run& run : found->second) {
+        if (::madvise(run.host, run.bytes, MADV_POPULATE_WRITE) != 0) return;
+      }
+      runs.erase(found);
+    }
+  }
 }
 
 // Nothing here can go wrong for the guest: what is not populated is faulted in, and a page that

@@ -1,11 +1,17 @@
 // Brings the pages of a hot set into mapped memory, on a thread of its own beside the building of
-// the VM: what the page cache lacks is read ahead, what will be written is populated in batches.
+// the VM: what the page cache lacks is read ahead, what will be written is populated in batches,
+// which one by one would cost the guest a fault through KVM each. Where a pager brings the pages,
+// those that will be written are populated as soon as their unit has come.
 #pragma once
 
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <stop_token>
 #include <thread>
+#include <unordered_map>
 #include <vector>
 
 #include "formats/hot_set.h"
@@ -13,6 +19,19 @@
 #include "vmm/guest_memory.h"
 
 namespace volt::snapshot {
+
+// Units that have come, handed from the pager's threads to who populates.
+class Arrivals {
+ public:
+  void add(std::uint64_t unit);
+  // Waits for some; none once it is to stop.
+  std::vector<std::uint64_t> take(const std::stop_token& stop);
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable_any changed_;
+  std::vector<std::uint64_t> units_;
+};
 
 // Must be gone before the memory is.
 class Populating {
@@ -22,6 +41,11 @@ class Populating {
   static std::unique_ptr<Populating> start(const formats::HotSet& set,
                                            const OpenedSnapshot& snapshot,
                                            const vmm::GuestMemory& memory, int memory_file);
+  // Behind a pager that tells `arrivals` of the set's units.
+  static std::unique_ptr<Populating> behind(const formats::HotSet& set,
+                                            const OpenedSnapshot& snapshot,
+                                            const vmm::GuestMemory& memory,
+                                            std::shared_ptr<Arrivals> arrivals);
 
  private:
   struct Run {
@@ -34,7 +58,11 @@ class Populating {
     std::vector<Run> write;  // to be populated, ascending in windows
     int file;
   };
+  using RunsByUnit = std::unordered_map<std::uint64_t, std::vector<Run>>;
+  template <typename Body>
+  static std::unique_ptr<Populating> on_a_thread(Body body);
   static void run(const std::stop_token& stop, const Work& work);
+  static void follow(const std::stop_token& stop, RunsByUnit runs, Arrivals& arrivals);
 
   std::jthread thread_;
 };

@@ -228,6 +228,7 @@ void FaultServer::filled(std::uint64_t unit, std::span<const std::byte> bytes) {
     if (ahead && !waiters.empty()) ++counts_.prefetch_hits;
   }
   for (const Waiter& waiter : waiters) answer(waiter, std::nullopt);
+  if (ahead && options_.on_ahead != nullptr) options_.on_ahead(unit);
 }
 
 void FaultServer::failed(std::uint64_t unit, Error why) {

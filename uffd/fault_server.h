@@ -32,6 +32,9 @@ struct FaultOptions {
   // Set: how long each fault took, from the read of its message to the end of its wake. Several
   // servers may share it. Absent: no clock is read for it.
   std::shared_ptr<FaultTimes> times = {};
+  // Told of each unit that prefetch() brought into the image, whoever waited for it goes first;
+  // without any lock, on any thread, until the server is gone.
+  std::function<void(std::uint64_t unit)> on_ahead = {};
 };
 
 struct FaultCounts {
@@ -56,6 +59,8 @@ class FaultServer final : private UnitSink {
   ~FaultServer() override;
 
   int image_fd() const { return image_.fd(); }
+  // Of a unit that is in the image.
+  std::span<const std::byte> unit(std::uint64_t unit) const { return image_.unit(unit); }
 
   // Serves faults of `views`, which are mapped and registered with `uffd` as the kind of the clone
   // says. The userfaultfd may come from another process, or from a pager that is no more.

@@ -4,6 +4,8 @@
 
 #include <poll.h>
 
+#include <set>
+
 #include "tests/snapshot/fixture.h"
 
 namespace volt::test {
@@ -198,6 +200,54 @@ TEST_F(SnapshotTest, AReplayUnderUffdLeavesNoFaultsForWhatWasHot) {
   EXPECT_GE(faults_of(HotSetMode::kRecord, 0), kPages);
   EXPECT_GE(faults_of(HotSetMode::kOff, 0), kUnits);
   EXPECT_EQ(faults_of(HotSetMode::kUse, kUnits), 0U);
+}
+
+// Which pages of the working set a clone has to itself.
+std::set<std::uint64_t> own_pages_of(const Sandbox& sandbox) {
+  std::set<std::uint64_t> pages;
+  for (const auto& region : sandbox.machine().memory().regions()) {
+    for (const snapshot::PageRange& run : must(snapshot::own_pages(region))) {
+      for (std::uint64_t i = 0; i < run.count; ++i) {
+        pages.insert(region.guest_base / snapshot::kPageBytes + run.first + i);
+      }
+    }
+  }
+  return pages;
+}
+
+// The guest has touched nothing of its working set when its pages are looked at.
+TEST_F(SnapshotTest, WhatWillBeWrittenIsPopulatedBehindThePagerAndNothingElse) {
+  if (!snapshot::uffd_usable()) GTEST_SKIP() << "needs userfaultfd";
+  auto booted = boot_kv();
+  capture(*booted, "kv");
+  const auto restore_with = [&](HotSetMode mode) {
+    const snapshot::RestoreOptions options = {.loader = Loader::kUffd, .hot_set = mode};
+    return must(snapshot::restore(kvm(), store(), named("kv"), options));
+  };
+  constexpr std::uint64_t kWritten = 100, kScanned = 300;
+  {
+    snapshot::Restored recording = restore_with(HotSetMode::kRecord);
+    must(call(*recording.sandbox, Function::kWrite, {0, kWritten, 5}));
+    must(call(*recording.sandbox, Function::kScan, {kScanned, 50}));
+    must(snapshot::save_hot_set(*recording.sandbox));
+  }
+  snapshot::Restored restored = restore_with(HotSetMode::kUse);
+  const std::uint64_t first =
+      restored.sandbox->facts().guest.working_set_base() / snapshot::kPageBytes;
+  std::set<std::uint64_t> own;
+  const auto has = [&](std::uint64_t page) { return own.contains(first + page); };
+  for (bool all = false; !all; ::poll(nullptr, 0, 1)) {  // or the test's own deadline
+    own = own_pages_of(*restored.sandbox);
+    all = true;
+    for (std::uint64_t page = 0; page < kWritten; ++page) all = all && has(page);
+  }
+  for (std::uint64_t page = kWritten; page < kPages; ++page) EXPECT_FALSE(has(page)) << page;
+  const auto score = must(snapshot::score_hot_set(restored.hot_set.set, *restored.sandbox));
+  EXPECT_GT(score.waste, 0U) << "populated is not used";
+  EXPECT_EQ(scan(*restored.sandbox), seeded_scan());
+  // One that ends while its pages come disturbs nobody.
+  for (int i = 0; i < 20; ++i) restore_with(HotSetMode::kUse);
+  EXPECT_EQ(scan(*restore_with(HotSetMode::kUse).sandbox), seeded_scan());
 }
 
 }  // namespace
