@@ -122,7 +122,7 @@ Result<LoadedMemory> load_uffd(const std::shared_ptr<const OpenedSnapshot>& snap
   uffd::FaultOptions faults = options.faults;
   if (replay) faults.on_ahead = [arrivals](std::uint64_t unit) { arrivals->add(unit); };
   std::shared_ptr<uffd::FaultServer> server =
-      VOLT_TRY(uffd::FaultServer::start(std::move(image), std::move(source), std::move(faults)));
+      VOLT_TRY(uffd::FaultServer::start(std::move(image), std::move(source), faults));
   if (replay) {
     VOLT_TRY(server->prefetch(hot_units(options.hot_set.set, *snapshot)));
   }
