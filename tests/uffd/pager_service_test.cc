@@ -304,6 +304,7 @@ class LostAtPagerTest : public PagerServiceTest, public testing::WithParamInterf
 
 TEST_P(LostAtPagerTest, StopOnlyTheVmsThatNeedThem) {
   skip_unless_able(GetParam());
+  if (IsSkipped()) return;
   TestPager pager(path(), std::make_unique<DirectSource>([](std::uint64_t unit, UnitSink& done) {
                     if (unit != 3) return done.filled(unit, unit_bytes(unit));
                     done.failed(unit, {Code::kCorrupt, 0, "pack-7: its sum is wrong"});
@@ -324,6 +325,7 @@ TEST_P(LostAtPagerTest, StopOnlyTheVmsThatNeedThem) {
 // The pager is in this process and ends with its sockets, as a killed one does.
 TEST_P(LostAtPagerTest, AllOfThemWhenThePagerIsGone) {
   skip_unless_able(GetParam());
+  if (IsSkipped()) return;
   const auto book = std::make_shared<HandSource::Book>();
   for (const Mode mode : {Mode::kShared, Mode::kIsolated}) {
     auto pager = std::make_unique<TestPager>(path(), std::make_unique<HandSource>(book));
@@ -343,6 +345,7 @@ TEST_P(LostAtPagerTest, AllOfThemWhenThePagerIsGone) {
 
 TEST_P(LostAtPagerTest, UnlessAnotherOneComes) {
   skip_unless_able(GetParam());
+  if (IsSkipped()) return;
   const auto book = std::make_shared<HandSource::Book>();
   for (const Mode mode : {Mode::kShared, Mode::kIsolated}) {
     auto pager = std::make_unique<TestPager>(path(), std::make_unique<HandSource>(book));
