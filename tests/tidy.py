@@ -17,11 +17,14 @@ MAY_INCLUDE = {
     "vmm/os": set(),
     "formats": {"vmm/os"},
     "vmm": {"vmm/os"},
+    "vmm/virtio": {"vmm/os", "vmm"},
+    "vmm/pc": {"vmm/os", "vmm", "vmm/virtio"},
     "uffd": {"vmm/os"},
-    "snapshot": {"vmm/os", "formats", "vmm", "uffd"},
-    "tools": {"vmm/os", "formats", "vmm", "snapshot", "bench"},
-    "tests": {"vmm/os", "formats", "vmm", "uffd", "snapshot", "tools", "bench"},
-    "bench": {"vmm/os", "formats", "vmm", "uffd", "snapshot", "tools"},
+    "snapshot": {"vmm/os", "formats", "vmm", "vmm/pc", "vmm/virtio", "uffd"},
+    "tools": {"vmm/os", "formats", "vmm", "vmm/pc", "vmm/virtio", "snapshot", "bench"},
+    "tests": {"vmm/os", "formats", "vmm", "vmm/pc", "vmm/virtio", "uffd", "snapshot", "tools",
+              "bench"},
+    "bench": {"vmm/os", "formats", "vmm", "vmm/pc", "vmm/virtio", "uffd", "snapshot", "tools"},
 }
 # narrower than their folder: file or folder prefix -> the only headers of ours it may include
 ONLY = {
