@@ -14,7 +14,7 @@
 namespace volt::pc {
 namespace {
 
-using namespace std::string_view_literals;
+using std::operator""sv;
 
 struct Magic {
   std::string_view bytes;
