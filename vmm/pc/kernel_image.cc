@@ -22,7 +22,7 @@ constexpr std::uint16_t kLeastProtocol = 0x20C;  // the first to say XLF_KERNEL_
 constexpr std::uint64_t kEntry64 = 0x200;        // behind the start of the protected-mode part
 constexpr std::size_t kMaxVersion = 64;
 
-std::unexpected<Error> bad(std::string what) {
+std::unexpected<Error> bad_image(std::string what) {
   return fail(Code::kCorrupt, std::move(what));
 }
 
@@ -59,17 +59,17 @@ Result<BzImage> split(std::span<const std::byte> file) {
   VOLT_TRY(check_protocol(image.header));
   const std::size_t sectors = image.header.setup_sects == 0 ? 4 : image.header.setup_sects;
   const auto setup = slice(file, 0, (sectors + 1) * kSector);
-  if (!setup) return bad("setup_sects: past the end of the file");
+  if (!setup) return bad_image("setup_sects: past the end of the file");
   image.setup = *setup;
   const std::size_t header_end = kJump + 2 + std::to_integer<std::size_t>(file[kJump + 1]);
   if (header_end < kHeaderAt + offsetof(setup_header, handover_offset)) {
-    return bad("jump: the header ends before init_size");
+    return bad_image("jump: the header ends before init_size");
   }
   image.header_bytes = image.setup.subspan(
       kHeaderAt, std::min({header_end, kHeaderRoomEnd, image.setup.size()}) - kHeaderAt);
   const auto kernel = slice(file, image.setup.size(), std::uint64_t{image.header.syssize} * 16);
   if (!kernel || kernel->size() <= kEntry64) {
-    return bad("syssize: " + std::string(kernel ? "too small" : "past the end of the file"));
+    return bad_image("syssize: " + std::string(kernel ? "too small" : "past the end of the file"));
   }
   image.kernel = *kernel;
   return image;
@@ -88,7 +88,7 @@ std::string first_word(std::span<const std::byte> text) {
 Result<std::string> version_of(const BzImage& image) {
   if (image.header.kernel_version == 0) return std::string();
   const std::uint64_t at = std::uint64_t{image.header.kernel_version} + kJump;
-  if (at >= image.setup.size()) return bad("kernel_version: past the setup code");
+  if (at >= image.setup.size()) return bad_image("kernel_version: past the setup code");
   return first_word(image.setup.subspan(at));
 }
 
@@ -107,8 +107,8 @@ std::string version_in(std::span<const std::byte> file) {
 Result<std::span<const std::byte>> payload_of(const BzImage& image) {
   const auto payload =
       slice(image.kernel, image.header.payload_offset, image.header.payload_length);
-  if (!payload) return bad("payload: past the end of the kernel");
-  if (payload->size() < 8) return bad("payload: too small");
+  if (!payload) return bad_image("payload: past the end of the kernel");
+  if (payload->size() < 8) return bad_image("payload: too small");
   return *payload;
 }
 
@@ -123,10 +123,11 @@ Result<Mapping> unpack_payload(std::span<const std::byte> payload) {
 // The file's own way: all of the protected-mode part where it prefers to be, and room to unpack.
 Result<KernelSegment> as_it_is(const BzImage& image) {
   const setup_header& header = image.header;
-  if (header.pref_address < kHighMemory) return bad("pref_address: below 1 MiB");
-  if (header.init_size < image.kernel.size()) return bad("init_size: smaller than the kernel");
+  if (header.pref_address < kHighMemory) return bad_image("pref_address: below 1 MiB");
+  if (header.init_size < image.kernel.size())
+    return bad_image("init_size: smaller than the kernel");
   if (header.init_size > ~std::uint64_t{0} - header.pref_address) {
-    return bad("pref_address: its end wraps around");
+    return bad_image("pref_address: its end wraps around");
   }
   return KernelSegment{header.pref_address, header.init_size, image.kernel};
 }
@@ -166,7 +167,7 @@ Result<KernelImage> KernelImage::parse(std::span<const std::byte> file, Entry en
     VOLT_TRY_IN("kernel image", image.take_bz_image(file));
     return image;
   }
-  if (!is_elf(file)) return bad("kernel image: neither a bzImage nor an ELF file");
+  if (!is_elf(file)) return bad_image("kernel image: neither a bzImage nor an ELF file");
   if (entry == Entry::kBzImage) return unsupported("kernel image: a vmlinux is not a bzImage");
   VOLT_TRY_IN("kernel image", image.take_elf(file));
   return image;

@@ -31,13 +31,13 @@ constexpr Magic kMagics[] = {
     {"\x89LZO"sv, Packing::kLzo},
 };
 
-std::unexpected<Error> bad(Packing packing, const std::string& what) {
+std::unexpected<Error> damaged(Packing packing, const std::string& what) {
   return fail(Code::kCorrupt, std::string(name_of(packing)) + ": " + what);
 }
 
 std::unexpected<Error> wrong_size(Packing packing, std::uint64_t is, std::uint64_t said) {
-  return bad(packing, "unpacks to " + std::to_string(is) + " bytes, not the " +
-                          std::to_string(said) + " it says");
+  return damaged(packing, "unpacks to " + std::to_string(is) + " bytes, not the " +
+                              std::to_string(said) + " it says");
 }
 
 // The legacy frame: a magic, then chunks with their packed sizes. Each but the last unpacks to 8
@@ -50,14 +50,14 @@ Result<> unpack_lz4(std::span<const std::byte> packed, std::span<std::byte> into
     const auto said = read_at<std::uint32_t>(packed, from);
     const auto chunk = said ? slice(packed, from + sizeof *said, *said) : std::nullopt;
     if (!chunk || chunk->size() > LZ4_COMPRESSBOUND(kChunk)) {
-      return bad(Packing::kLz4, "the chunk at " + std::to_string(from) + " runs past the end");
+      return damaged(Packing::kLz4, "the chunk at " + std::to_string(from) + " runs past the end");
     }
     const std::size_t room = std::min(kChunk, into.size() - done);
     const int unpacked = LZ4_decompress_safe(
         reinterpret_cast<const char*>(chunk->data()), reinterpret_cast<char*>(into.data() + done),
         static_cast<int>(chunk->size()), static_cast<int>(room));
     if (unpacked < 0) {
-      return bad(Packing::kLz4, "the chunk at " + std::to_string(from) + " is damaged");
+      return damaged(Packing::kLz4, "the chunk at " + std::to_string(from) + " is damaged");
     }
     from += sizeof *said + chunk->size();
     done += static_cast<std::size_t>(unpacked);
@@ -68,7 +68,7 @@ Result<> unpack_lz4(std::span<const std::byte> packed, std::span<std::byte> into
 
 Result<> unpack_zstd(std::span<const std::byte> packed, std::span<std::byte> into) {
   const std::size_t done = ZSTD_decompress(into.data(), into.size(), packed.data(), packed.size());
-  if (ZSTD_isError(done) != 0) return bad(Packing::kZstd, ZSTD_getErrorName(done));
+  if (ZSTD_isError(done) != 0) return damaged(Packing::kZstd, ZSTD_getErrorName(done));
   if (done != into.size()) return wrong_size(Packing::kZstd, done, into.size());
   return {};
 }
@@ -87,8 +87,8 @@ Result<> unpack_gzip(std::span<const std::byte> packed, std::span<std::byte> int
   const std::uint64_t done = stream.total_out;
   const std::string message = stream.msg == nullptr ? "ends early" : stream.msg;
   ::inflateEnd(&stream);
-  if (status != Z_STREAM_END && done != into.size()) return bad(Packing::kGzip, message);
-  if (status != Z_STREAM_END) return bad(Packing::kGzip, "longer than it says, or damaged");
+  if (status != Z_STREAM_END && done != into.size()) return damaged(Packing::kGzip, message);
+  if (status != Z_STREAM_END) return damaged(Packing::kGzip, "longer than it says, or damaged");
   if (done != into.size()) return wrong_size(Packing::kGzip, done, into.size());
   return {};
 }
@@ -129,9 +129,9 @@ Result<Mapping> unpack(std::span<const std::byte> packed, std::uint64_t unpacked
   const Packing packing = packing_of(packed);
   // Lengths of zlib and LZ4 are narrower than ours.
   if (packed.size() > kMaxUnpacked || unpacked_bytes > kMaxUnpacked || unpacked_bytes == 0) {
-    return bad(packing, std::to_string(packed.size()) + " bytes that say to unpack to " +
-                            std::to_string(unpacked_bytes) + "; the most is " +
-                            std::to_string(kMaxUnpacked));
+    return damaged(packing, std::to_string(packed.size()) + " bytes that say to unpack to " +
+                                std::to_string(unpacked_bytes) + "; the most is " +
+                                std::to_string(kMaxUnpacked));
   }
   // Pages come as they are written: a lie about the size costs no memory.
   Mapping unpacked = VOLT_TRY(Mapping::create(unpacked_bytes, PROT_READ | PROT_WRITE,
