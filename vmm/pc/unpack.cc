@@ -1,11 +1,13 @@
 #include "vmm/pc/unpack.h"
 
 #include <lz4.h>
+#include <lzma.h>
 #include <sys/mman.h>
 #include <zlib.h>
 #include <zstd.h>
 
 #include <algorithm>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -38,6 +40,11 @@ std::unexpected<Error> damaged(Packing packing, const std::string& what) {
 std::unexpected<Error> wrong_size(Packing packing, std::uint64_t is, std::uint64_t said) {
   return damaged(packing, "unpacks to " + std::to_string(is) + " bytes, not the " +
                               std::to_string(said) + " it says");
+}
+
+std::unexpected<Error> cannot(Packing packing) {
+  return fail(Code::kUnsupported,
+              std::string("packed with ") + name_of(packing) + ", which Volt cannot unpack");
 }
 
 // The legacy frame: a magic, then chunks with their packed sizes. Each but the last unpacks to 8
@@ -91,6 +98,90 @@ Result<> unpack_gzip(std::span<const std::byte> packed, std::span<std::byte> int
   if (status != Z_STREAM_END) return damaged(Packing::kGzip, "longer than it says, or damaged");
   if (done != into.size()) return wrong_size(Packing::kGzip, done, into.size());
   return {};
+}
+
+constexpr std::uint64_t kXzMemory = 96 << 20;  // its dictionary's; a kernel's has 32 MiB
+
+Result<> unpack_xz(std::span<const std::byte> packed, std::span<std::byte> into) {
+  std::uint64_t memory = kXzMemory;
+  std::size_t from = 0;
+  std::size_t done = 0;
+  const lzma_ret status = ::lzma_stream_buffer_decode(
+      &memory, 0, nullptr, reinterpret_cast<const std::uint8_t*>(packed.data()), &from,
+      packed.size(), reinterpret_cast<std::uint8_t*>(into.data()), &done, into.size());
+  if (status == LZMA_BUF_ERROR) return damaged(Packing::kXz, "longer than it says, or cut");
+  if (status != LZMA_OK) return damaged(Packing::kXz, "error " + std::to_string(status));
+  if (done != into.size()) return wrong_size(Packing::kXz, done, into.size());
+  return {};
+}
+
+// One step of a decoder: how much it took and gave, and whether it is at its end.
+struct Step {
+  std::size_t taken;
+  std::size_t given;
+  bool ended;
+};
+
+// Runs `step` over all of `packed`, into as much as it turns out to take.
+template <typename Decode>
+Result<std::vector<std::byte>> decode_all(Packing packing, std::span<const std::byte> packed,
+                                          std::size_t most, Decode decode) {
+  // One more, so that what ends at `most` has room to say that it does.
+  const std::size_t room = most + 1;
+  std::vector<std::byte> unpacked(std::min<std::size_t>(room, 1 << 20));
+  std::size_t done = 0;
+  for (;;) {
+    const Step step = VOLT_TRY(decode(packed, std::span(unpacked).subspan(done)));
+    packed = packed.subspan(step.taken);
+    done += step.given;
+    if (done == room) return damaged(packing, "more than " + std::to_string(most) + " bytes");
+    if (step.ended) break;
+    if (done < unpacked.size()) {
+      if (step.taken == 0 && step.given == 0) return damaged(packing, "ends early");
+      continue;
+    }
+    unpacked.resize(std::min(room, 2 * done));
+  }
+  unpacked.resize(done);
+  return unpacked;
+}
+
+Result<std::vector<std::byte>> decode_zstd(std::span<const std::byte> packed, std::size_t most) {
+  const std::unique_ptr<ZSTD_DCtx, std::size_t (*)(ZSTD_DCtx*)> context(::ZSTD_createDCtx(),
+                                                                        ::ZSTD_freeDCtx);
+  if (context == nullptr) return fail(Code::kSystem, "zstd: no memory");
+  return decode_all(Packing::kZstd, packed, most,
+                    [&](std::span<const std::byte> from, std::span<std::byte> to) -> Result<Step> {
+                      ZSTD_inBuffer in = {from.data(), from.size(), 0};
+                      ZSTD_outBuffer out = {to.data(), to.size(), 0};
+                      const std::size_t left = ::ZSTD_decompressStream(context.get(), &out, &in);
+                      if (ZSTD_isError(left) != 0) {
+                        return damaged(Packing::kZstd, ZSTD_getErrorName(left));
+                      }
+                      return Step{in.pos, out.pos, left == 0};
+                    });
+}
+
+Result<std::vector<std::byte>> decode_xz(std::span<const std::byte> packed, std::size_t most) {
+  lzma_stream stream = LZMA_STREAM_INIT;
+  const std::unique_ptr<lzma_stream, void (*)(lzma_stream*)> guard(&stream, ::lzma_end);
+  if (::lzma_stream_decoder(&stream, kXzMemory, 0) != LZMA_OK) {
+    return fail(Code::kSystem, "xz: no memory");
+  }
+  return decode_all(Packing::kXz, packed, most,
+                    [&](std::span<const std::byte> from, std::span<std::byte> to) -> Result<Step> {
+                      stream.next_in = reinterpret_cast<const std::uint8_t*>(from.data());
+                      stream.avail_in = from.size();
+                      stream.next_out = reinterpret_cast<std::uint8_t*>(to.data());
+                      stream.avail_out = to.size();
+                      const lzma_ret status = ::lzma_code(&stream, LZMA_RUN);
+                      const bool ended = status == LZMA_STREAM_END;
+                      if (status != LZMA_OK && status != LZMA_BUF_ERROR && !ended) {
+                        return damaged(Packing::kXz, "error " + std::to_string(status));
+                      }
+                      return Step{from.size() - stream.avail_in, to.size() - stream.avail_out,
+                                  ended};
+                    });
 }
 
 }  // namespace
@@ -148,14 +239,22 @@ Result<Mapping> unpack(std::span<const std::byte> packed, std::uint64_t unpacked
       VOLT_TRY(unpack_gzip(packed, unpacked.bytes()));
       return unpacked;
     case Packing::kXz:
+      VOLT_TRY(unpack_xz(packed, unpacked.bytes()));
+      return unpacked;
     case Packing::kBzip2:
     case Packing::kLzma:
     case Packing::kLzo:
     case Packing::kUnknown:
       break;
   }
-  return fail(Code::kUnsupported,
-              std::string("packed with ") + name_of(packing) + ", which Volt cannot unpack");
+  return cannot(packing);
+}
+
+Result<std::vector<std::byte>> unpack_unsized(std::span<const std::byte> packed, std::size_t most) {
+  const Packing packing = packing_of(packed);
+  if (packing == Packing::kZstd) return decode_zstd(packed, most);
+  if (packing == Packing::kXz) return decode_xz(packed, most);
+  return cannot(packing);
 }
 
 }  // namespace volt::pc

@@ -1,10 +1,12 @@
-// What kernels are packed with. Input is hostile: nothing is allocated by what it merely claims
-// beyond address space, and what it unpacks to has exactly the size that was said before.
+// What kernels and their modules are packed with. Input is hostile: nothing is allocated by what it
+// merely claims beyond address space, and what it unpacks to has exactly the size that was said
+// before.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "vmm/os/error.h"
 #include "vmm/os/mapping.h"
@@ -22,5 +24,8 @@ const char* name_of(Packing packing);
 
 // kUnsupported, with its name, for what only the guest itself can unpack.
 Result<Mapping> unpack(std::span<const std::byte> packed, std::uint64_t unpacked_bytes);
+
+// Of a size that nobody has said: what a module's file is packed with. kCorrupt beyond `most`.
+Result<std::vector<std::byte>> unpack_unsized(std::span<const std::byte> packed, std::size_t most);
 
 }  // namespace volt::pc

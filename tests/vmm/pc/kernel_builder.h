@@ -4,6 +4,7 @@
 #include <asm/bootparam.h>
 #include <elf.h>
 #include <lz4.h>
+#include <lzma.h>
 #include <zlib.h>
 #include <zstd.h>
 
@@ -109,6 +110,16 @@ inline Bytes gzip_of(std::span<const std::byte> plain) {
   ::deflate(&stream, Z_FINISH);
   packed.resize(stream.total_out);
   ::deflateEnd(&stream);
+  return packed;
+}
+
+inline Bytes xz_of(std::span<const std::byte> plain) {
+  Bytes packed(plain.size() + 4096);
+  std::size_t bytes = 0;
+  [[maybe_unused]] const lzma_ret status = ::lzma_easy_buffer_encode(
+      1, LZMA_CHECK_CRC32, nullptr, reinterpret_cast<const std::uint8_t*>(plain.data()),
+      plain.size(), reinterpret_cast<std::uint8_t*>(packed.data()), &bytes, packed.size());
+  packed.resize(bytes);
   return packed;
 }
 

@@ -48,8 +48,9 @@ TEST(KernelImageTest, AVmlinuxIsLoadedAndEnteredWhereItSays) {
 TEST(KernelImageTest, ABzImageIsUnpacked) {
   const Bytes vmlinux = bytes_of(good_vmlinux());
   BzImageParts parts = good_bz_image();
-  for (const Bytes& payload : {with_size(lz4_of(vmlinux), vmlinux.size()),
-                               with_size(zstd_of(vmlinux), vmlinux.size()), gzip_of(vmlinux)}) {
+  for (const Bytes& payload :
+       {with_size(lz4_of(vmlinux), vmlinux.size()), with_size(zstd_of(vmlinux), vmlinux.size()),
+        with_size(xz_of(vmlinux), vmlinux.size()), gzip_of(vmlinux)}) {
     parts.payload = payload;
     // What is unpacked outlives the parse, wherever the image moves to.
     Result<KernelImage> parsed = KernelImage::parse(bytes_of(parts), Entry::kPvh);

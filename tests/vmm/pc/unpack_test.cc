@@ -21,7 +21,8 @@ struct Packer {
   Bytes (*pack)(std::span<const std::byte>);
 };
 
-constexpr Packer kPackers[] = {{"lz4", lz4_of}, {"zstd", zstd_of}, {"gzip", gzip_of}};
+constexpr Packer kPackers[] = {
+    {"lz4", lz4_of}, {"zstd", zstd_of}, {"gzip", gzip_of}, {"xz", xz_of}};
 
 TEST(UnpackTest, GivesBackWhatWasPacked) {
   for (const Packer& packer : kPackers) {
@@ -69,10 +70,33 @@ TEST(UnpackTest, EveryTruncationIsRefused) {
   }
 }
 
+TEST(UnpackTest, ASizeNobodySaidIsFound) {
+  constexpr std::size_t kMost = 5 << 20;
+  for (const auto& pack : {zstd_of, xz_of}) {
+    for (const std::size_t bytes : {std::size_t{0}, std::size_t{1 << 20}, kMost}) {
+      const Bytes plain = text_of(bytes);
+      const auto unpacked = unpack_unsized(pack(plain), kMost);
+      ASSERT_TRUE(unpacked) << bytes << ": " << unpacked.error().context;
+      EXPECT_EQ(*unpacked, plain);
+    }
+    const auto large = unpack_unsized(pack(text_of(kMost + 1)), kMost);
+    ASSERT_FALSE(large);
+    EXPECT_NE(large.error().context.find("more than 5242880"), std::string::npos);
+    const Bytes packed = pack(text_of(3000));
+    for (std::size_t n = 0; n < packed.size(); ++n) {
+      const Bytes cut(packed.begin(), packed.begin() + static_cast<long>(n));
+      ASSERT_FALSE(unpack_unsized(cut, kMost)) << "accepted " << n << " bytes";
+    }
+  }
+  EXPECT_EQ(unpack_unsized(Bytes(9), kMost).error().code, Code::kUnsupported);
+}
+
 TEST(UnpackTest, WhatOnlyTheGuestCanUnpackIsNamed) {
-  const std::pair<std::string_view, const char*> kOthers[] = {
-      {{"\xFD\x37zXZ\0", 6}, "xz"}, {"BZh9", "bzip2"},   {{"\x5D\0\0\x80", 4}, "lzma"},
-      {"\x89LZO", "lzo"},           {"what", "unknown"}, {"", "unknown"}};
+  const std::pair<std::string_view, const char*> kOthers[] = {{"BZh9", "bzip2"},
+                                                              {{"\x5D\0\0\x80", 4}, "lzma"},
+                                                              {"\x89LZO", "lzo"},
+                                                              {"what", "unknown"},
+                                                              {"", "unknown"}};
   for (const auto& [start, name] : kOthers) {
     const Result<Mapping> unpacked = unpack(std::as_bytes(std::span(start)), 4096);
     ASSERT_FALSE(unpacked) << name;
