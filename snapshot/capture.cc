@@ -12,6 +12,7 @@
 #include "snapshot/state_codec.h"
 #include "snapshot/working_set.h"
 #include "vmm/identity.h"
+#include "vmm/laps.h"
 #include "vmm/os/file.h"
 
 namespace volt::snapshot {
@@ -185,11 +186,7 @@ Result<CaptureMode> parse_capture_mode(std::string_view name) {
 Result<Captured> capture(const vmm::Kvm& kvm, Sandbox& sandbox, const Store& store,
                          const Reference& reference, const CaptureOptions& options) {
   Captured captured;
-  std::uint64_t clock = vmm::monotonic_clock_ns();
-  const auto lap = [&clock] {
-    const std::uint64_t now = vmm::monotonic_clock_ns();
-    return now - std::exchange(clock, now);
-  };
+  vmm::Laps laps;
   if (options.if_taken == Store::IfTaken::kRefuse && store.exists(reference)) {
     return fail(Code::kConflict, "a snapshot '" + reference.text() + "' exists already");
   }
@@ -197,7 +194,7 @@ Result<Captured> capture(const vmm::Kvm& kvm, Sandbox& sandbox, const Store& sto
   VOLT_TRY(check_unit_bytes(unit_bytes));
   const formats::MachineState state = VOLT_TRY(read_state(kvm, sandbox));
   const std::vector<std::byte> state_file = formats::encode(state);
-  captured.state_ns = lap();
+  captured.state_ns = laps.lap();
 
   Draft draft = VOLT_TRY(store.begin());
   const vmm::GuestMemory& memory = sandbox.machine().memory();
@@ -218,7 +215,7 @@ Result<Captured> capture(const vmm::Kvm& kvm, Sandbox& sandbox, const Store& sto
   *manifest.mutable_guest() = sandbox.facts().guest;
   VOLT_TRY(sum_written(sandbox, *written, unit_bytes, captured.mode, memory_file,
                        *manifest.mutable_guest()));
-  captured.memory_ns = lap();
+  captured.memory_ns = laps.lap();
 
   *manifest.mutable_memory() = describe_memory(memory, unit_bytes, entries);
   *manifest.mutable_state() = ref_to(state_file);
@@ -241,7 +238,7 @@ Result<Captured> capture(const vmm::Kvm& kvm, Sandbox& sandbox, const Store& sto
   VOLT_TRY(write_file(draft, kIndexFile, index_file));
   VOLT_TRY(write_file(draft, kManifestFile, manifest_file));
   VOLT_TRY(store.publish(std::move(draft), captured.digest, reference, options.if_taken));
-  captured.publish_ns = lap();
+  captured.publish_ns = laps.lap();
   return captured;
 }
 

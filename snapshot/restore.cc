@@ -4,22 +4,11 @@
 #include "snapshot/compatibility.h"
 #include "snapshot/state_codec.h"
 #include "vmm/identity.h"
+#include "vmm/laps.h"
 #include "vmm/micro_cpu.h"
 
 namespace volt::snapshot {
 namespace {
-
-// Time since the last lap.
-class Laps {
- public:
-  std::uint64_t lap() {
-    const std::uint64_t now = vmm::monotonic_clock_ns();
-    return now - std::exchange(since_, now);
-  }
-
- private:
-  std::uint64_t since_ = vmm::monotonic_clock_ns();
-};
 
 using uffd::pager::Mode;
 
@@ -187,7 +176,7 @@ Sandbox::Origin origin_of(const std::shared_ptr<const OpenedSnapshot>& snapshot,
 // The whole of a restore; README tells it in the same order.
 Result<Restored> restore(const vmm::Kvm& kvm, const Store& store, const Reference& reference,
                          const RestoreOptions& options) {
-  Laps laps;
+  vmm::Laps laps;
   Restored restored;
   RestorePhases& phases = restored.phases;
 
@@ -235,7 +224,7 @@ Result<Restored> restore(const vmm::Kvm& kvm, const Store& store, const Referenc
 
 Result<vmm::Reply> first_call(Restored& restored, const vmm::Call& call, vmm::Deadline deadline,
                               const vmm::HostServices& services) {
-  Laps laps;
+  vmm::Laps laps;
   vmm::Reply reply = VOLT_TRY(restored.sandbox->call(call, deadline, services));
   restored.phases.first_exit_ns = laps.lap();
   return reply;

@@ -11,7 +11,6 @@
 namespace volt::tools {
 namespace {
 
-constexpr std::uint64_t kDefaultMemory = 256 << 20;
 constexpr std::uint64_t kDefaultWorkingSet = 64 << 20;
 constexpr std::uint64_t kMaxTimeoutSeconds = 7 * 24 * 3600;
 

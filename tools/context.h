@@ -20,6 +20,7 @@ inline constexpr Option kTimeoutOption = {"--timeout", "SECONDS",
 // The guest that --workload, --memory, --working-set and --seed describe.
 Result<snapshot::BootRequest> boot_request(const Arguments& arguments);
 inline constexpr Option kWorkloadOption = {"--workload", "echo|kv", "what the guest does (kv)"};
+inline constexpr std::uint64_t kDefaultMemory = 256 << 20;
 inline constexpr Option kMemoryOption = {"--memory", "SIZE",
                                          "the guest's memory, in steps of 2M, at most 16G (256M)"};
 inline constexpr Option kWorkingSetOption = {

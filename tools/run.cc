@@ -4,13 +4,16 @@
 #include "tools/commands.h"
 #include "tools/context.h"
 #include "tools/guest_call.h"
+#include "tools/linux_guest.h"
 #include "tools/output.h"
 
 namespace volt::tools {
 namespace {
 
-constexpr Option kOptions[] = {kWorkloadOption, kMemoryOption, kWorkingSetOption, kSeedOption,
-                               kTimeoutOption};
+constexpr Option kOptions[] = {
+    kWorkloadOption, kMemoryOption,        kWorkingSetOption, kSeedOption, kTimeoutOption,
+    kKernelOption,   kInitrdOption,        kCmdlineOption,    kCpusOption, kCpuTemplateOption,
+    kBootOption,     kProbeKeyboardOption, kConsoleOption};
 
 nlohmann::ordered_json phases_json(const vmm::BootPhases& phases) {
   return {{"vm", phases.vm_us},
@@ -21,6 +24,7 @@ nlohmann::ordered_json phases_json(const vmm::BootPhases& phases) {
 }
 
 Result<int> run(const Arguments& arguments) {
+  if (arguments.has("--kernel")) return run_linux(arguments);
   std::vector<std::string> words = arguments.positional();
   if (words.empty()) words = {"health"};
   const vmm::Call call = VOLT_TRY(parse_call(words));

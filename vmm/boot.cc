@@ -1,17 +1,11 @@
 #include "vmm/boot.h"
 
 #include "vmm/identity.h"
+#include "vmm/laps.h"
 #include "vmm/micro_cpu.h"
 
 namespace volt::vmm {
 namespace {
-
-std::uint64_t lap_us(std::uint64_t& since_ns) {
-  const std::uint64_t now = monotonic_clock_ns();
-  const std::uint64_t us = (now - since_ns) / 1000;
-  since_ns = now;
-  return us;
-}
 
 Result<> check_ready(const guest_abi::ReadyInfo& ready, const BootConfig& config) {
   using namespace guest_abi;
@@ -47,15 +41,15 @@ Result<Booted> boot(const Kvm& kvm, const GuestImage& image, const BootConfig& c
   const std::vector<RegionLayout> layout = VOLT_TRY(ram_layout(config.ram_bytes));
   VOLT_TRY(check_fits(image, config));
   Booted booted;
-  std::uint64_t clock = monotonic_clock_ns();
+  Laps laps;
   booted.machine = VOLT_TRY(Machine::build(kvm, 1));
   Machine& machine = *booted.machine;
-  booted.phases.vm_us = lap_us(clock);
+  booted.phases.vm_us = laps.lap_us();
 
   GuestMemory memory = VOLT_TRY(GuestMemory::anonymous(layout));
   VOLT_TRY(image.load(memory));
   VOLT_TRY(machine.attach_memory(std::move(memory)));
-  booted.phases.memory_us = lap_us(clock);
+  booted.phases.memory_us = laps.lap_us();
 
   const guest_abi::Note& note = image.note();
   kvm_regs regs = micro_regs(note.entry, note.stack_top, guest_abi::kWindowBase);
@@ -68,7 +62,7 @@ Result<Booted> boot(const Kvm& kvm, const GuestImage& image, const BootConfig& c
                                .seed = config.seed});
   const std::uint64_t tsc_khz = VOLT_TRY(machine.tsc_khz());
   machine.exchange().set_identity(VOLT_TRY(fresh_identity(tsc_khz)));
-  booted.phases.state_us = lap_us(clock);
+  booted.phases.state_us = laps.lap_us();
 
   const Doorbell doorbell = VOLT_TRY_IN("boot", machine.run(deadline));
   if (doorbell.kind != Doorbell::Kind::kReady) {
@@ -76,7 +70,7 @@ Result<Booted> boot(const Kvm& kvm, const GuestImage& image, const BootConfig& c
   }
   booted.ready = machine.exchange().ready_info();
   VOLT_TRY(check_ready(booted.ready, config));
-  booted.phases.run_us = lap_us(clock);
+  booted.phases.run_us = laps.lap_us();
   return booted;
 }
 

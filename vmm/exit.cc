@@ -1,5 +1,6 @@
 #include "vmm/exit.h"
 
+#include <cerrno>
 #include <cstdio>
 #include <iterator>
 
@@ -68,6 +69,11 @@ std::string describe_exit(const kvm_run& run) {
       return text("an exit of KVM that Volt does not handle: %u, %s", run.exit_reason,
                   exit_name(run.exit_reason));
   }
+}
+
+Error run_error(Error error) {
+  if (error.sys_errno != EFAULT) return error;
+  return {Code::kPageLost, 0, "a page of guest memory that the guest needs cannot be had"};
 }
 
 const char* exception_name(std::uint32_t vector) {

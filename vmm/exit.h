@@ -12,6 +12,9 @@ namespace volt::vmm {
 // One phrase, e.g. "it read 8 bytes at 0x50000000, where no memory is".
 std::string describe_exit(const kvm_run& run);
 
+// What a failed KVM_RUN means: EFAULT is a page of guest memory that cannot be had (kPageLost).
+Error run_error(Error error);
+
 // "page fault" for 14.
 const char* exception_name(std::uint32_t vector);
 

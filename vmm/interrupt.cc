@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <climits>
 #include <csignal>
 #include <utility>
 
@@ -70,9 +71,7 @@ class ThreadTimer {
 
  private:
   Result<> make() {
-    // A late one must not cut short what its thread does by then. KVM_RUN ends all the same.
-    static const bool handled = handle(deadline_signal(), on_deadline, SA_RESTART);
-    if (!handled) return fail(Code::kSystem, "sigaction SIGRTMIN failed");
+    VOLT_TRY(listen_for_nudges());
     sigevent event = {};
     event.sigev_notify = SIGEV_THREAD_ID;
     event.sigev_signo = deadline_signal();
@@ -96,6 +95,13 @@ Deadline Deadline::in_ms(std::uint64_t ms) {
 
 bool Deadline::passed() const {
   return at_ns != kNever && now_ns() >= at_ns;
+}
+
+int Deadline::poll_ms() const {
+  if (at_ns == kNever) return -1;
+  const std::uint64_t now = now_ns();
+  if (now >= at_ns) return 0;
+  return static_cast<int>(std::min<std::uint64_t>((at_ns - now) / 1'000'000 + 1, INT_MAX));
 }
 
 void stop_on_signals() {
@@ -132,6 +138,25 @@ Interruptible::~Interruptible() {
   if (page_ == nullptr) return;
   t_running = nullptr;
   page_->immediate_exit = 0;
+}
+
+Result<> listen_for_nudges() {
+  // A late one must not cut short what its thread does by then. KVM_RUN ends all the same.
+  static const bool handled = handle(deadline_signal(), on_deadline, SA_RESTART);
+  if (!handled) return fail(Code::kSystem, "sigaction SIGRTMIN failed");
+  return {};
+}
+
+void nudge(pthread_t thread) {
+  ::pthread_kill(thread, deadline_signal());
+}
+
+void shield_from_stop_signals() {
+  sigset_t signals;
+  ::sigemptyset(&signals);
+  ::sigaddset(&signals, SIGINT);
+  ::sigaddset(&signals, SIGTERM);
+  ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 }
 
 }  // namespace volt::vmm

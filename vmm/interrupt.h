@@ -3,6 +3,8 @@
 // handler also sets immediate_exit in the kvm_run page that its thread is bound to.
 #pragma once
 
+#include <pthread.h>
+
 #include <cstdint>
 
 #include "vmm/kvm_abi.h"
@@ -17,6 +19,8 @@ struct Deadline {
 
   static Deadline in_ms(std::uint64_t ms);
   bool passed() const;
+  // As poll(2) wants it: -1 for never.
+  int poll_ms() const;
 };
 
 // From here on SIGINT and SIGTERM only set a flag (and end KVM_RUN); a second one kills. For
@@ -40,5 +44,12 @@ class Interruptible {
   explicit Interruptible(kvm_run& page) : page_(&page) {}
   kvm_run* page_;
 };
+
+// For CPUs with a thread of their own. nudge() ends KVM_RUN of an armed thread, or its next one;
+// listen_for_nudges() comes first, once for a process. Threads that shield_from_stop_signals()
+// leave SIGINT and SIGTERM to the one that waits for them.
+Result<> listen_for_nudges();
+void nudge(pthread_t thread);
+void shield_from_stop_signals();
 
 }  // namespace volt::vmm

@@ -147,6 +147,17 @@ Result<> Vcpu::set_cpuid2(std::span<const kvm_cpuid_entry2> entries) {
   return {};
 }
 
+Result<kvm_lapic_state> Vcpu::get_lapic() const {
+  return get<kvm_lapic_state>(fd_, KVM_GET_LAPIC, "KVM_GET_LAPIC");
+}
+Result<> Vcpu::set_lapic(const kvm_lapic_state& state) {
+  return set(fd_, KVM_SET_LAPIC, state, "KVM_SET_LAPIC");
+}
+Result<> Vcpu::set_tsc_khz(std::uint64_t khz) {
+  if (::ioctl(fd_.get(), KVM_SET_TSC_KHZ, khz) < 0) return sys_error("KVM_SET_TSC_KHZ");
+  return {};
+}
+
 Result<> Vm::set_user_memory_region(std::uint32_t slot, std::uint64_t guest_base,
                                     std::span<std::byte> memory) {
   const kvm_userspace_memory_region region = {
@@ -181,6 +192,51 @@ Result<> Vm::ioeventfd(std::uint16_t port, const Fd& event) {
   request.fd = event.get();
   request.flags = KVM_IOEVENTFD_FLAG_PIO;
   return set(fd_, KVM_IOEVENTFD, request, "KVM_IOEVENTFD");
+}
+
+Result<> Vm::set_tss_addr(std::uint64_t address) {
+  if (::ioctl(fd_.get(), KVM_SET_TSS_ADDR, address) < 0) return sys_error("KVM_SET_TSS_ADDR");
+  return {};
+}
+Result<> Vm::set_identity_map_addr(std::uint64_t address) {
+  return set(fd_, KVM_SET_IDENTITY_MAP_ADDR, address, "KVM_SET_IDENTITY_MAP_ADDR");
+}
+Result<> Vm::create_irqchip() {
+  if (::ioctl(fd_.get(), KVM_CREATE_IRQCHIP, 0) < 0) return sys_error("KVM_CREATE_IRQCHIP");
+  return {};
+}
+
+Result<kvm_irqchip> Vm::get_irqchip(std::uint32_t chip) const {
+  kvm_irqchip state = {};
+  state.chip_id = chip;
+  if (::ioctl(fd_.get(), KVM_GET_IRQCHIP, &state) < 0) return sys_error("KVM_GET_IRQCHIP");
+  return state;
+}
+Result<> Vm::set_irqchip(const kvm_irqchip& state) {
+  return set(fd_, KVM_SET_IRQCHIP, state, "KVM_SET_IRQCHIP");
+}
+
+Result<> Vm::set_gsi_routing(std::span<const kvm_irq_routing_entry> entries) {
+  constexpr std::size_t kMost = 64;
+  WithEntries<kvm_irq_routing, kvm_irq_routing_entry, kMost> list = {};
+  if (entries.size() > kMost) return fail(Code::kInvalid, "KVM_SET_GSI_ROUTING: over 64 entries");
+  list.head.nr = static_cast<std::uint32_t>(entries.size());
+  std::ranges::copy(entries, list.entries);
+  return set(fd_, KVM_SET_GSI_ROUTING, list, "KVM_SET_GSI_ROUTING");
+}
+
+Result<> Vm::irqfd(std::uint32_t gsi, const Fd& event) {
+  kvm_irqfd request = {};
+  request.fd = static_cast<std::uint32_t>(event.get());
+  request.gsi = gsi;
+  return set(fd_, KVM_IRQFD, request, "KVM_IRQFD");
+}
+
+Result<kvm_clock_data> Vm::get_clock() const {
+  return get<kvm_clock_data>(fd_, KVM_GET_CLOCK, "KVM_GET_CLOCK");
+}
+Result<> Vm::set_clock(const kvm_clock_data& clock) {
+  return set(fd_, KVM_SET_CLOCK, clock, "KVM_SET_CLOCK");
 }
 
 Result<std::uint64_t> Vm::get_tsc_khz() const {

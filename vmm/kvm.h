@@ -49,6 +49,9 @@ class Vcpu {
   Result<std::size_t> set_msrs(std::span<const kvm_msr_entry> msrs);
   Result<std::vector<kvm_cpuid_entry2>> get_cpuid2() const;
   Result<> set_cpuid2(std::span<const kvm_cpuid_entry2> entries);
+  Result<kvm_lapic_state> get_lapic() const;
+  Result<> set_lapic(const kvm_lapic_state& state);
+  Result<> set_tsc_khz(std::uint64_t khz);
 
  private:
   Fd fd_;
@@ -70,6 +73,20 @@ class Vm {
   Result<> ioeventfd(std::uint16_t port, const Fd& event);
   // Of every vCPU it creates. Asked of the VM because asking a vCPU costs 10 us more.
   Result<std::uint64_t> get_tsc_khz() const;
+
+  // For guests that run kernels. The two addresses are three pages and one that VMX may use; the
+  // interrupt controllers come after the memory slots (a slot costs 25 times as much then) and
+  // before the vCPUs.
+  Result<> set_tss_addr(std::uint64_t address);
+  Result<> set_identity_map_addr(std::uint64_t address);
+  Result<> create_irqchip();
+  Result<kvm_irqchip> get_irqchip(std::uint32_t chip) const;
+  Result<> set_irqchip(const kvm_irqchip& state);
+  Result<> set_gsi_routing(std::span<const kvm_irq_routing_entry> entries);
+  // What is added to `event` is an edge on interrupt `gsi`.
+  Result<> irqfd(std::uint32_t gsi, const Fd& event);
+  Result<kvm_clock_data> get_clock() const;
+  Result<> set_clock(const kvm_clock_data& clock);
 
  private:
   Fd fd_;

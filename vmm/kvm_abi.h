@@ -20,6 +20,7 @@
 static_assert(sizeof(kvm_cpuid2) == 8);
 static_assert(sizeof(kvm_msrs) == 8);
 static_assert(sizeof(kvm_msr_list) == 4);
+static_assert(sizeof(kvm_irq_routing) == 8);
 static_assert(sizeof(kvm_xsave) == 4096);
 static_assert(KVM_SET_CPUID2 == 0x4008ae90);
 static_assert(KVM_GET_SUPPORTED_CPUID == 0xc008ae05);

@@ -1,7 +1,6 @@
 #include "vmm/machine.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <string>
@@ -23,11 +22,6 @@ void store_immediate_exit(kvm_run& page, std::uint8_t value) {
 
 std::unexpected<Error> crashed(std::string how) {
   return fail(Code::kGuestCrashed, "the guest crashed: " + std::move(how));
-}
-
-std::unexpected<Error> page_lost(Error error) {
-  if (error.sys_errno != EFAULT) return std::unexpected(std::move(error));
-  return fail(Code::kPageLost, "a page of guest memory that the guest needs cannot be had");
 }
 
 std::optional<Doorbell::Kind> doorbell_of(std::uint16_t port) {
@@ -97,7 +91,7 @@ Result<Doorbell> Machine::run(Deadline deadline) {
   VOLT_TRY(check_stop());  // a signal that came before it was armed for ended nothing
   for (;;) {
     const Result<Vcpu::Ran> ran = vcpu.run();
-    if (!ran) return page_lost(ran.error());
+    if (!ran) return std::unexpected(run_error(ran.error()));
     if (*ran == Vcpu::Ran::kExited) {
       const bool reached_ram = VOLT_TRY(ram_.resolve(vm_, page));
       if (!reached_ram) return take_exit();
@@ -155,7 +149,7 @@ Result<> Machine::quiesce() {
       store_immediate_exit(vcpu.page(), 1);
       const Result<Vcpu::Ran> ran = vcpu.run();
       store_immediate_exit(vcpu.page(), 0);
-      if (!ran) return page_lost(ran.error());
+      if (!ran) return std::unexpected(run_error(ran.error()));
       if (*ran == Vcpu::Ran::kInterrupted) break;
       // Whichever it was, the second half of an access is done by the next run.
       static_cast<void>(VOLT_TRY(ram_.resolve(vm_, vcpu.page())));

@@ -5,6 +5,12 @@
 #include "tests/snapshot/fixture.h"
 #include "vmm/os/file.h"
 
+// ASan keeps 256 MiB of what was freed, which a thousand rounds would take for lost.
+extern "C" const char* __asan_default_options();
+extern "C" const char* __asan_default_options() {
+  return "quarantine_size_mb=8";
+}
+
 namespace volt::test {
 namespace {
 
@@ -50,7 +56,8 @@ TEST_F(SoakTest, NothingIsLostHoweverOftenTheWholePathIsTaken) {
   const Footprint after = footprint();
   EXPECT_EQ(after.descriptors, before.descriptors);
   EXPECT_EQ(after.threads, before.threads);
-  EXPECT_LE(after.mappings, before.mappings + 8) << "the allocator may keep a few";
+  // ASan's allocator takes another one for every 30 rounds or so; the other keeps a few.
+  EXPECT_LE(after.mappings, before.mappings + 8 + rounds / 20) << "a leaked clone has several";
   EXPECT_LE(after.resident_bytes, before.resident_bytes + 32 * kMiB)
       << "a leaked clone would keep its 2 MiB of working set each round";
   EXPECT_TRUE(entries_of(store()).empty());

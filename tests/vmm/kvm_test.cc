@@ -56,6 +56,23 @@ std::vector<BadCall> system_and_vm_calls() {
   };
 }
 
+std::vector<BadCall> calls_for_kernels() {
+  return {
+      {"KVM_SET_TSS_ADDR", [] { return error_of(bad_vm().set_tss_addr(0)); }},
+      {"KVM_SET_IDENTITY_MAP_ADDR", [] { return error_of(bad_vm().set_identity_map_addr(0)); }},
+      {"KVM_CREATE_IRQCHIP", [] { return error_of(bad_vm().create_irqchip()); }},
+      {"KVM_GET_IRQCHIP", [] { return error_of(bad_vm().get_irqchip(0)); }},
+      {"KVM_SET_IRQCHIP", [] { return error_of(bad_vm().set_irqchip({})); }},
+      {"KVM_SET_GSI_ROUTING", [] { return error_of(bad_vm().set_gsi_routing({})); }},
+      {"KVM_IRQFD", [] { return error_of(bad_vm().irqfd(1, Fd{-1})); }},
+      {"KVM_GET_CLOCK", [] { return error_of(bad_vm().get_clock()); }},
+      {"KVM_SET_CLOCK", [] { return error_of(bad_vm().set_clock({})); }},
+      {"KVM_GET_LAPIC", [] { return error_of(bad_vcpu().get_lapic()); }},
+      {"KVM_SET_LAPIC", [] { return error_of(bad_vcpu().set_lapic({})); }},
+      {"KVM_SET_TSC_KHZ", [] { return error_of(bad_vcpu().set_tsc_khz(1)); }},
+  };
+}
+
 std::vector<BadCall> register_reads() {
   return {
       {"KVM_GET_REGS", [] { return error_of(bad_vcpu().get_regs()); }},
@@ -102,6 +119,10 @@ void expect_bad_descriptor(const std::vector<BadCall>& calls) {
 
 TEST(KvmWrapperTest, SystemAndVmCallsOnABadDescriptorAreErrorsThatNameTheCall) {
   expect_bad_descriptor(system_and_vm_calls());
+}
+
+TEST(KvmWrapperTest, CallsForKernelsOnABadDescriptorAreErrorsThatNameTheCall) {
+  expect_bad_descriptor(calls_for_kernels());
 }
 
 TEST(KvmWrapperTest, RegisterReadsOnABadDescriptorAreErrorsThatNameTheCall) {

@@ -53,9 +53,9 @@ TEST(MemoryMapTest, LeavesOutTheHolesAndReservesAcpi) {
 
 TEST(MemoryMapTest, ADevicesMemoryIsNotForUse) {
   const vmm::RegionLayout layout[] = {{.guest_base = 0, .bytes = 2 * kMiB},
-                                      {.guest_base = kGenerationPage, .bytes = 4096}};
+                                      {.guest_base = kVirtioBase, .bytes = 4096}};
   const auto map = memory_map(vmm::GuestMemory::anonymous(layout).value()).value();
-  EXPECT_EQ(map.back(), (MapEntry{kGenerationPage, 4096, MemoryKind::kReserved}));
+  EXPECT_EQ(map.back(), (MapEntry{kVirtioBase, 4096, MemoryKind::kReserved}));
 }
 
 TEST(MemoryMapTest, NothingAbove1MiBIsTooLittle) {

@@ -1,0 +1,41 @@
+// The Linux guest that options describe, for the commands that boot one.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "tools/options.h"
+#include "vmm/os/mapping.h"
+#include "vmm/pc/linux_boot.h"
+
+namespace volt::tools {
+
+inline constexpr Option kKernelOption = {"--kernel", "K",
+                                         "boot this Linux kernel: a bzImage or vmlinux file"};
+inline constexpr Option kInitrdOption = {"--initrd", "FILE", "its initial RAM disk"};
+inline constexpr Option kCmdlineOption = {"--cmdline", "WORDS",
+                                          "put behind Volt's own words on its command line"};
+inline constexpr Option kCpusOption = {"--cpus", "N", "how many CPUs it has, at most 16 (1)"};
+inline constexpr Option kCpuTemplateOption = {"--cpu-template", "host|portable",
+                                              "what its CPUs say they are (host)"};
+inline constexpr Option kBootOption = {
+    "--boot", "linux64|pvh|bzimage",
+    "how its kernel is entered: unpacked by Volt (linux64, pvh) or by itself (linux64)"};
+inline constexpr Option kProbeKeyboardOption = {
+    "--probe-keyboard", "", "tell it that there is an i8042, which it then looks for"};
+
+inline constexpr Option kConsoleOption = {"--console", "",
+                                          "its serial console on stdin and stdout"};
+
+// The files stay mapped as long as it lives.
+struct LinuxRequest {
+  Mapping kernel;
+  std::optional<Mapping> initrd;
+  pc::LinuxBootConfig config;
+};
+Result<LinuxRequest> linux_request(const Arguments& arguments);
+
+// `volt run --kernel`.
+Result<int> run_linux(const Arguments& arguments);
+
+}  // namespace volt::tools

@@ -1,0 +1,59 @@
+// A Linux guest from nothing to its first instruction: kernel, initial RAM disk and tables in
+// memory, and a machine around them.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "vmm/pc/console.h"
+#include "vmm/pc/kernel_image.h"
+#include "vmm/pc/pc.h"
+
+namespace volt::pc {
+
+struct LinuxBootConfig {
+  std::uint32_t cpus = 1;
+  std::uint64_t ram_bytes = 0;
+  CpuTemplate cpu_template = CpuTemplate::kHost;
+  Entry entry = Entry::kLinux64;
+  std::span<const std::byte> kernel;
+  std::span<const std::byte> initrd;
+  std::string command_line;     // after Volt's own words, so that it may overrule them
+  bool show_console = false;    // what the guest says waits to be taken
+  bool probe_keyboard = false;  // say that there is an i8042, which a kernel then looks for
+};
+
+// Microseconds that each part of a boot took.
+struct LinuxBootPhases {
+  std::uint64_t kernel_us = 0;  // read, checked, unpacked
+  std::uint64_t load_us = 0;    // guest RAM; kernel, initrd and tables put into it
+  PcPhases pc;
+  std::uint64_t first_exit_us = 0;  // from the first KVM_RUN; 0 until there was one
+  std::uint64_t userspace_us = 0;   // from the first KVM_RUN; 0 if nobody said that it is there
+};
+
+struct LinuxMachine {
+  std::unique_ptr<Console> console;
+  std::unique_ptr<Pc> pc;  // destroyed first
+  std::string kernel_version;
+  std::string command_line;
+  LinuxBootPhases phases;
+  std::uint64_t started_ns = 0;
+};
+
+// The words Volt puts on every command line: the console; no probing for UARTs that are not there;
+// a restart at once after a panic, which ends the machine; and how, since a kernel on a machine
+// with reduced hardware would call EFI, even where there is none.
+std::string command_line_of(const LinuxBootConfig& config);
+
+// Its CPUs are at the kernel's entry and do not run yet.
+Result<LinuxMachine> prepare_linux(const vmm::Kvm& kvm, const LinuxBootConfig& config);
+Result<> start_linux(LinuxMachine& machine);
+
+// Why a guest did not get where it was to: `what`, the panic, how it crashed or where its CPUs are
+// now, and the console's last lines. Stops it.
+Error failed_boot(LinuxMachine& machine, Error what);
+
+}  // namespace volt::pc

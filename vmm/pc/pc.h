@@ -1,0 +1,125 @@
+// A machine that Linux runs on: CPUs with a thread each, KVM's interrupt controllers, and devices
+// on two buses. Built in one order (memory slots, then interrupt controllers, then CPUs), because
+// any other costs milliseconds; then started or loaded, run, paused, and run again, until the guest
+// ends it or it is destroyed.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "vmm/device.h"
+#include "vmm/guest_memory.h"
+#include "vmm/interrupt.h"
+#include "vmm/kvm.h"
+#include "vmm/pc/cpuid.h"
+#include "vmm/pc/power.h"
+#include "vmm/pc/serial.h"
+#include "vmm/ram_slots.h"
+
+namespace volt::pc {
+
+struct PcConfig {
+  std::uint32_t cpus = 1;
+  CpuTemplate cpu_template = CpuTemplate::kHost;
+  Serial::Sink console;
+};
+
+// Microseconds that each part of building took.
+struct PcPhases {
+  std::uint64_t vm_us = 0;
+  std::uint64_t memory_us = 0;  // slots
+  std::uint64_t devices_us = 0;
+  std::uint64_t cpuid_us = 0;
+  std::uint64_t cpus_us = 0;
+};
+
+// Pinned: threads and KVM keep its address.
+class Pc {
+ public:
+  // How a guest ended its machine; a crash is an error instead.
+  enum class End { kPowerOff, kReset };
+
+  static Result<std::unique_ptr<Pc>> build(const vmm::Kvm& kvm, vmm::GuestMemory memory,
+                                           PcConfig config);
+  Pc(const Pc&) = delete;
+  Pc& operator=(const Pc&) = delete;
+  ~Pc();
+
+  // Where its registers and interrupt lie must be free. Before run().
+  Result<> add_device(std::uint64_t base, std::uint64_t bytes, vmm::Device& device,
+                      std::uint32_t interrupt, const vmm::InterruptLine& line);
+
+  // CPU 0 begins here; the others wait until it wakes them.
+  Result<> start(const kvm_regs& regs, const kvm_sregs& sregs);
+
+  // From the first instruction, or on after a pause.
+  Result<> run();
+  // Every CPU at rest between two instructions, with nothing half done. What ended the machine
+  // meanwhile is told by outcome().
+  Result<> pause();
+
+  // Readable from the moment it has ended.
+  const Fd& ended() const { return ended_; }
+  std::optional<Result<End>> outcome() const;
+  // Where each CPU is, in words. Paused or ended.
+  std::string describe_cpus() const;
+
+  Serial& serial() { return serial_; }
+  Power& power() { return power_; }
+  const vmm::GuestMemory& memory() const { return ram_.memory(); }
+  const PcPhases& phases() const { return phases_; }
+  // Of CLOCK_MONOTONIC; 0 until CPU 0 first needed the host.
+  std::uint64_t first_exit_ns() const { return first_exit_ns_; }
+
+ private:
+  enum class Wish { kRun, kPause, kQuit };
+  struct Cpu {
+    vmm::Vcpu vcpu;
+    std::thread thread = {};
+    bool resting = true;  // under mutex_
+  };
+
+  Pc(vmm::Vm vm, vmm::InterruptLine serial_line, vmm::InterruptLine event_line, Fd ended,
+     PcConfig config);
+  Result<> attach(vmm::GuestMemory memory);
+  Result<> connect();
+  Result<> add_cpus(const vmm::Kvm& kvm);
+
+  void live(Cpu& cpu);      // a CPU's thread
+  bool rest(Cpu& cpu);      // until it may run; false: it is over
+  Result<> step(Cpu& cpu);  // to its next exit
+  Result<> take_exit(Cpu& cpu);
+  Result<> finish_access(Cpu& cpu);  // so that nothing is half done
+  std::unexpected<Error> crashed(const Cpu& cpu) const;
+  void end(Result<End> how);
+  void wake_everybody();
+
+  PcConfig config_;
+  PcPhases phases_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  Wish wish_ = Wish::kPause;
+  std::optional<Result<End>> outcome_;
+  Fd ended_;
+  std::atomic<std::uint64_t> first_exit_ns_ = 0;
+
+  // Destroyed last to first: CPUs, the VM, then what they use.
+  vmm::RamSlots ram_{0};
+  vmm::Bus ports_;
+  vmm::Bus addresses_;
+  Serial serial_;
+  Power power_;
+  Keyboard keyboard_;
+  vmm::Vm vm_;
+  std::vector<std::unique_ptr<Cpu>> cpus_;
+};
+
+}  // namespace volt::pc
