@@ -95,7 +95,11 @@ class Driver {
   void go() const { write32(VIRTIO_MMIO_STATUS, status() | VIRTIO_CONFIG_S_DRIVER_OK); }
   void start(std::uint64_t features, std::uint32_t queues, std::uint16_t size) {
     negotiate(features | kVersion1);
-    for (std::uint32_t number = 0; number < queues; ++number) set_up_queue(number, size);
+    for (std::uint32_t number = 0; number < queues; ++number) {
+      write32(VIRTIO_MMIO_QUEUE_SEL, number);
+      const std::uint32_t most = read32(VIRTIO_MMIO_QUEUE_NUM_MAX);
+      set_up_queue(number, size < most ? size : static_cast<std::uint16_t>(most));
+    }
     go();
   }
 
@@ -134,6 +138,9 @@ class Driver {
     }
     return got;
   }
+
+  // The driver of a guest that goes on with another device.
+  void adopt(const Driver& other) { rings_ = other.rings_; }
 
   // ---- Wrong or right, word by word.
   void describe(std::uint32_t number, std::uint16_t index, std::uint64_t address,

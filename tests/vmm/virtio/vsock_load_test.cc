@@ -1,0 +1,273 @@
+// Vsock under guests and hosts that want too much, and across snapshots.
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+#include "tests/vmm/virtio/vsock_guest.h"
+#include "vmm/virtio/vsock.h"
+
+namespace volt::virtio {
+namespace {
+
+struct VsockLoadTest : VsockFixture {};
+
+TEST_F(VsockLoadTest, SendsNoMoreThanTheGuestHasRoomFor) {
+  guest->start();
+  guest->window = 100;
+  std::uint32_t port = 0;
+  const Fd host = opened(52, &port);
+  const std::string text(1000, 'c');
+  put(host, text);
+  EXPECT_EQ(guest->receive_data(100).size(), 100u);
+  guest->receive(VIRTIO_VSOCK_OP_CREDIT_REQUEST);
+  guest->send(52, port, VIRTIO_VSOCK_OP_CREDIT_UPDATE);
+  ASSERT_TRUE(guest->all_taken());
+  EXPECT_FALSE(guest->try_receive()) << "an update that gives nothing is not asked about again";
+  guest->forwarded = 60;
+  guest->send(52, port, VIRTIO_VSOCK_OP_CREDIT_UPDATE);
+  EXPECT_EQ(guest->receive_data(60).size(), 60u);
+  guest->receive(VIRTIO_VSOCK_OP_CREDIT_REQUEST);
+  guest->window = 5000;
+  guest->forwarded = 160;
+  guest->send(52, port, VIRTIO_VSOCK_OP_CREDIT_UPDATE);
+  EXPECT_EQ(guest->receive_data(840).size(), 840u);
+}
+
+TEST_F(VsockLoadTest, CreditThatMakesNoSenseIsNone) {
+  guest->start();
+  std::uint32_t port = 0;
+  const Fd host = opened(52, &port);
+  guest->forwarded = 5;  // of nothing
+  guest->send(52, port, VIRTIO_VSOCK_OP_CREDIT_UPDATE);
+  ASSERT_TRUE(guest->all_taken());
+  put(host, "data");
+  guest->receive(VIRTIO_VSOCK_OP_CREDIT_REQUEST);
+}
+
+TEST_F(VsockLoadTest, TellsTheGuestWhenThereIsRoomAgain) {
+  guest->start();
+  std::uint32_t port = 0;
+  const Fd host = opened(52, &port);
+  const std::string piece(32'000, 'p');
+  std::uint32_t sent = 0, told = 0;
+  for (int i = 0; i < 40; ++i) {
+    while (sent - told + piece.size() > VsockConnection::kWindowBytes) {
+      told = guest->receive(VIRTIO_VSOCK_OP_CREDIT_UPDATE).head.forwarded;
+    }
+    guest->send(52, port, VIRTIO_VSOCK_OP_RW, piece);
+    sent += static_cast<std::uint32_t>(piece.size());
+    EXPECT_EQ(get(host, piece.size()), piece);
+  }
+  guest->send(52, port, VIRTIO_VSOCK_OP_CREDIT_REQUEST);
+  while (told != sent) told = guest->receive(VIRTIO_VSOCK_OP_CREDIT_UPDATE).head.forwarded;
+}
+
+TEST_F(VsockLoadTest, AHostThatDoesNotReadHoldsNobodyUp) {
+  guest->start();
+  std::uint32_t stuck_port = 0, other_port = 0;
+  const Fd stuck = opened(52, &stuck_port);
+  const Fd other = opened(53, &other_port);
+  // The sockets' buffers take some, the window the rest; then the guest breaks its promise.
+  const std::string piece(60'000, 's');
+  bool was_reset = false;
+  for (int i = 0; i < 1000 && !was_reset; ++i) {
+    guest->send(52, stuck_port, VIRTIO_VSOCK_OP_RW, piece);
+    ASSERT_TRUE(guest->all_taken());
+    while (const auto packet = guest->try_receive()) {
+      was_reset = was_reset || packet->head.op == VIRTIO_VSOCK_OP_RST;
+    }
+    guest->send(53, other_port, VIRTIO_VSOCK_OP_RW, "alive");
+    EXPECT_EQ(get(other, 5), "alive");
+  }
+  EXPECT_TRUE(was_reset) << "what the guest may send is bounded";
+}
+
+TEST_F(VsockLoadTest, AThousandStreams) {
+  rlimit files = {};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &files), 0);
+  files.rlim_cur = files.rlim_max;
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &files), 0);
+  if (files.rlim_cur < 2200) GTEST_SKIP() << "only " << files.rlim_cur << " descriptors";
+  guest->start();
+  std::vector<std::pair<Fd, std::uint32_t>> streams;
+  for (std::uint32_t i = 0; i < 1000; ++i) {
+    Fd ours = vsock->connect(i).value();
+    set_patience(ours);
+    streams.emplace_back(std::move(ours), guest->accept(i));
+  }
+  for (std::uint32_t i = 0; i < 1000; ++i) {
+    guest->send(i, streams[i].second, VIRTIO_VSOCK_OP_RW, std::to_string(i));
+  }
+  for (std::uint32_t i = 0; i < 1000; ++i) {
+    const std::string text = std::to_string(i);
+    EXPECT_EQ(get(streams[i].first, text.size()), text);
+    put(streams[i].first, text);
+    EXPECT_EQ(guest->receive_data(text.size()), text);
+  }
+}
+
+TEST_F(VsockLoadTest, ConnectionsAreBounded) {
+  make(4);
+  guest->start();
+  std::vector<Fd> streams;
+  std::uint32_t port = 0;
+  for (std::uint32_t i = 0; i < 4; ++i) streams.push_back(opened(i, &port));
+  EXPECT_EQ(vsock->connect(9).error().code, Code::kBusy);
+  EXPECT_TRUE(ended(unix_socket(path(), false)));
+  const Fd listener = unix_socket(path() + "_80", true);
+  guest->send(1, 80, VIRTIO_VSOCK_OP_REQUEST);
+  guest->receive(VIRTIO_VSOCK_OP_RST);
+  // One that the host has left makes room, though the guest never confirms it.
+  streams.pop_back();
+  for (std::uint32_t flags = 0; flags != 3;) {
+    flags = guest->receive(VIRTIO_VSOCK_OP_SHUTDOWN).head.flags;
+  }
+  opened(9);
+}
+
+// Each packet earns an RST, and the guest never makes room for one.
+TEST_F(VsockLoadTest, AGuestThatFloodsIsNotListenedTo) {
+  guest->start(0);
+  const PacketHead head = {.source_cid = kTestCid,
+                           .target_cid = kHostCid,
+                           .source_port = 1,
+                           .target_port = 2,
+                           .bytes = 0,
+                           .type = VIRTIO_VSOCK_TYPE_STREAM,
+                           .op = VIRTIO_VSOCK_OP_RW,
+                           .flags = 0,
+                           .window = 0,
+                           .forwarded = 0};
+  const PacketHeadBytes bytes = encode(head);
+  std::ranges::copy(bytes, driver->bytes(VsockGuest::kSend, bytes.size()).begin());
+  const auto flood = [&] {
+    while (driver->take_used(VsockMux::kFromGuest)) {
+    }
+    while (driver->add(VsockMux::kFromGuest, {VsockGuest::kSend, 44, false})) {
+    }
+    driver->notify(VsockMux::kFromGuest);
+  };
+  // 256 refusals are kept; the ring holds 64 more.
+  ASSERT_TRUE(driver->wait_until([&] {
+    flood();
+    return driver->used_index(VsockMux::kFromGuest) == 256;
+  }));
+  flood();
+  // Once it takes its answers, it goes on.
+  std::uint32_t answers = 0;
+  for (std::uint16_t i = 0; i < 64; ++i) {
+    driver->add(VsockMux::kToGuest,
+                {VsockGuest::kReceive + 4608u * i, VsockGuest::kBufferBytes, true});
+  }
+  driver->notify(VsockMux::kToGuest);
+  while (answers < 320) {
+    EXPECT_EQ(guest->receive().head.op, VIRTIO_VSOCK_OP_RST);
+    ++answers;
+  }
+  opened(52);
+}
+
+TEST_F(VsockLoadTest, AGuestsResetDropsItsStreams) {
+  guest->start();
+  const Fd host = opened(52);
+  driver->write32(VIRTIO_MMIO_STATUS, 0);
+  EXPECT_TRUE(ended(host));
+  guest.emplace(*driver);
+  guest->start();
+  opened(52);
+}
+
+TEST_F(VsockLoadTest, APausedDeviceLeavesMemoryAlone) {
+  guest->start();
+  std::uint32_t port = 0;
+  const Fd host = opened(52, &port);
+  device->pause();
+  const std::uint16_t before = driver->used_index(VsockMux::kToGuest);
+  put(host, "while it sleeps");
+  guest->send(52, port, VIRTIO_VSOCK_OP_RW, "too");
+  const Fd ours = vsock->connect(53).value();
+  // The device's thread has been round at least once since: it turns a bad greeting away.
+  const Fd other = unix_socket(path(), false);
+  put(other, "nonsense\n");
+  EXPECT_TRUE(ended(other));
+  EXPECT_EQ(driver->used_index(VsockMux::kToGuest), before);
+  device->resume();
+  EXPECT_EQ(get(host, 3), "too");
+  std::size_t requests = 0, bytes = 0;
+  while (requests < 1 || bytes < 15) {
+    const auto packet = guest->receive();
+    requests += packet.head.op == VIRTIO_VSOCK_OP_REQUEST ? 1 : 0;
+    bytes += packet.data.size();
+  }
+}
+
+TEST_F(VsockLoadTest, AfterARestoreOnlyTheListenersAreLeft) {
+  guest->start();
+  std::uint32_t port = 0;
+  const Fd before = opened(52, &port);
+  guest->send(52, port, VIRTIO_VSOCK_OP_RW, "mid traffic");
+  put(before, "mid traffic");
+  device->pause();
+  const MmioState registers = device->save().value();
+  const VsockState state = vsock->save();
+  EXPECT_EQ(state.guest_cid, kTestCid);
+  // The guest goes on with another device, perhaps on another host.
+  Driver old_driver = *driver;
+  VsockGuest old_guest = *guest;
+  make();
+  while (!ended(before)) {
+  }
+  ASSERT_TRUE(vsock->load(state));
+  device->pause();
+  ASSERT_TRUE(device->load(registers));
+  vsock->transport_reset();
+  device->resume();
+  const Fd early = vsock->connect(99).value();
+
+  // The guest's driver as it was, on the device that is now.
+  driver->adopt(old_driver);
+  guest->adopt(old_guest);
+  ASSERT_TRUE(driver->wait_until([&] { return driver->used_index(VsockMux::kEvents) == 1; }));
+  EXPECT_EQ(driver->word<std::uint32_t>(VsockGuest::kEvent), 0u);
+  // What was under way before the snapshot; nothing of the new connection.
+  while (const auto packet = guest->try_receive()) {
+    EXPECT_NE(packet->head.target_port, 99u) << "the driver has not seen the event yet";
+  }
+  ASSERT_TRUE(driver->take_used(VsockMux::kEvents));
+  ASSERT_TRUE(driver->add(VsockMux::kEvents, {VsockGuest::kEvent, 4, true}));
+  driver->notify(VsockMux::kEvents);
+  guest->send(52, port, VIRTIO_VSOCK_OP_RW, "are you there?");
+  bool asked = false;
+  bool reset = false;
+  while (!asked || !reset) {
+    const auto packet = guest->receive();
+    asked = asked || (packet.head.op == VIRTIO_VSOCK_OP_REQUEST && packet.head.target_port == 99);
+    reset = reset || (packet.head.op == VIRTIO_VSOCK_OP_RST && packet.head.target_port == 52);
+  }
+  opened(54);
+}
+
+TEST_F(VsockLoadTest, ANewCidIsInConfigSpace) {
+  guest->start();
+  const std::uint32_t generation = driver->read32(VIRTIO_MMIO_CONFIG_GENERATION);
+  EXPECT_EQ(driver->read32(VIRTIO_MMIO_CONFIG), kTestCid);
+  ASSERT_TRUE(vsock->set_guest_cid(4242));
+  EXPECT_EQ(driver->read32(VIRTIO_MMIO_CONFIG), 4242u);
+  EXPECT_EQ(driver->read32(VIRTIO_MMIO_CONFIG + 4), 0u);
+  EXPECT_EQ(driver->read32(VIRTIO_MMIO_CONFIG_GENERATION), generation + 1);
+  EXPECT_EQ(vsock->save().guest_cid, 4242u);
+  EXPECT_EQ(vsock->load({.guest_cid = 2}).error().code, Code::kInvalid);
+}
+
+TEST_F(VsockLoadTest, ALostPageStopsTheDeviceAndIsTold) {
+  guest->start();
+  std::uint32_t port = 0;
+  const Fd host = opened(52, &port);
+  const std::span<std::byte> page = driver->bytes(VsockGuest::kReceive, 64 * 4608);
+  ASSERT_EQ(::mprotect(page.data(), page.size(), PROT_NONE), 0);
+  put(host, "x");
+  EXPECT_TRUE(ended(host)) << "its streams end";
+  EXPECT_EQ(lost, Code::kPageLost);
+}
+
+}  // namespace
+}  // namespace volt::virtio
