@@ -65,8 +65,31 @@ std::string advice_where(const Error& error, std::string_view command, const Arg
                                   : "volt pager --help";
 }
 
+std::string kernel_advice(Code code, std::string_view command) {
+  const bool fetch = command == "kernel fetch";
+  switch (code) {
+    case Code::kNotFound:
+      if (command == "kernel rm") return "volt kernel ls";
+      return fetch ? "sudo apt-get update" : "volt kernel import --help";
+    case Code::kConflict:
+      return "another --name, or volt kernel rm first";
+    case Code::kCorrupt:
+    case Code::kUnsupported:
+      return fetch ? "volt kernel import --help" : "volt kernel fetch";
+    case Code::kHostUnable:
+    case Code::kSystem:
+      return fetch ? "volt kernel import VMLINUZ --modules DIR --name NAME" : "";
+    default:
+      return "";
+  }
+}
+
 // The next command to type, with the real name in it; never the one that just failed.
 std::string advice(const Error& error, std::string_view command, const Arguments& arguments) {
+  if (command.starts_with("kernel ")) {
+    const std::string text = kernel_advice(error.code, command);
+    if (!text.empty()) return text;
+  }
   const bool named = takes_reference(command) && !arguments.positional().empty();
   const std::string reference = named ? arguments.positional()[0] : "REF";
   const std::string socket = pager_socket(command, arguments);

@@ -22,6 +22,7 @@ COMMANDS = ("run", "call", "snapshot create", "snapshot restore", "snapshot ls",
             "snapshot inspect", "snapshot verify", "snapshot compat", "snapshot rm",
             "snapshot tree", "snapshot pack", "snapshot unpack", "snapshot compact",
             "snapshot save", "snapshot load", "snapshot prune",
+            "kernel fetch", "kernel import", "kernel ls", "kernel rm",
             "pager", "bench restore", "doctor", "version")
 
 CODE_NAMES = {1: "system", 2: "usage", 3: "not_found", 4: "conflict", 5: "incompatible",
