@@ -6,11 +6,11 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <nlohmann/json.hpp>
-
 #include "tools/context.h"
+#include "tools/guest/init_image.h"
+#include "tools/kernel_store.h"
 #include "tools/output.h"
-#include "tools/size.h"
+#include "vmm/identity.h"
 #include "vmm/interrupt.h"
 #include "vmm/os/file.h"
 
@@ -31,11 +31,16 @@ Result<pc::Entry> parse_entry(std::string_view name) {
   return fail(Code::kInvalid, "--boot: linux64, pvh or bzimage, not '" + std::string(name) + "'");
 }
 
-nlohmann::ordered_json phases_json(const pc::LinuxBootPhases& phases) {
-  return {{"kernel", phases.kernel_us},      {"load", phases.load_us},
-          {"vm", phases.pc.vm_us},           {"memory", phases.pc.memory_us},
-          {"devices", phases.pc.devices_us}, {"cpuid", phases.pc.cpuid_us},
-          {"cpus", phases.pc.cpus_us},       {"first_exit", phases.first_exit_us}};
+std::string phases_text(const pc::LinuxBootPhases& phases) {
+  const std::pair<const char*, std::uint64_t> parts[] = {
+      {"kernel", phases.kernel_us},      {"load", phases.load_us},
+      {"vm", phases.pc.vm_us},           {"memory", phases.pc.memory_us},
+      {"devices", phases.pc.devices_us}, {"cpuid", phases.pc.cpuid_us},
+      {"cpus", phases.pc.cpus_us},       {"first exit", phases.first_exit_us},
+      {"userspace", phases.userspace_us}};
+  std::string text = "booted; in us:";
+  for (const auto& [name, us] : parts) text += std::string(" ") + name + " " + std::to_string(us);
+  return text;
 }
 
 // Bytes to stdout as they come.
@@ -77,12 +82,20 @@ Result<pc::Pc::End> attend(pc::LinuxMachine& machine, bool console, vmm::Deadlin
 
 }  // namespace
 
-Result<LinuxRequest> linux_request(const Arguments& arguments) {
-  LinuxRequest request = {.kernel = VOLT_TRY(map_file(arguments.get("--kernel")))};
+Result<LinuxRequest> linux_request(const Arguments& arguments, bool with_agent) {
+  const Kernel kernel = VOLT_TRY(find_kernel(arguments.get("--kernel")));
+  LinuxRequest request = {.kernel = VOLT_TRY(map_file(kernel.path))};
   if (arguments.has("--initrd")) request.initrd = VOLT_TRY(map_file(arguments.get("--initrd")));
   pc::LinuxBootConfig& config = request.config;
   config.kernel = request.kernel.bytes();
   if (request.initrd) config.initrd = request.initrd->bytes();
+  if (with_agent) {
+    config.agent.emplace(pc::GuestAgent{.program = init_image(), .modules = {}, .vsock = {}});
+    for (const std::string& path : kernel.modules) {
+      request.modules.push_back(VOLT_TRY(map_file(path)));
+      config.agent->modules.push_back(request.modules.back().bytes());
+    }
+  }
   config.command_line = arguments.get("--cmdline");
   config.ram_bytes = VOLT_TRY(arguments.size("--memory", kDefaultMemory));
   const std::uint64_t cpus = VOLT_TRY(arguments.number("--cpus", 1));
@@ -94,28 +107,69 @@ Result<LinuxRequest> linux_request(const Arguments& arguments) {
   return request;
 }
 
-Result<int> run_linux(const Arguments& arguments) {
-  const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
-  LinuxRequest request = VOLT_TRY(linux_request(arguments));
-  const bool console = arguments.has("--console");
-  request.config.show_console = console;
-  const vmm::Kvm kvm = VOLT_TRY(vmm::Kvm::open());
+Result<pc::LinuxMachine> boot_linux(const vmm::Kvm& kvm, const LinuxRequest& request,
+                                    vmm::Deadline deadline) {
   pc::LinuxMachine machine = VOLT_TRY(pc::prepare_linux(kvm, request.config));
   progress("booting Linux " + machine.kernel_version + " with " + machine.command_line);
   VOLT_TRY(pc::start_linux(machine));
+  if (machine.agent == nullptr) return machine;
+  const Result<agent_abi::Ready> ready = machine.agent->wait_until_ready(deadline);
+  if (!ready && ready.error().code == Code::kInterrupted) return std::unexpected(ready.error());
+  if (!ready) return std::unexpected(pc::failed_boot(machine, ready.error()));
+  machine.phases.userspace_us = (vmm::monotonic_clock_ns() - machine.started_ns) / 1000;
+  machine.phases.first_exit_us = (machine.pc->first_exit_ns() - machine.started_ns) / 1000;
+  return machine;
+}
+
+namespace {
+
+// No command: its console until it ends.
+Result<int> run_console(const vmm::Kvm& kvm, LinuxRequest& request, const Arguments& arguments,
+                        vmm::Deadline deadline) {
+  const bool console = arguments.has("--console");
+  request.config.show_console = console;
+  pc::LinuxMachine machine = VOLT_TRY(boot_linux(kvm, request, deadline));
   const Result<pc::Pc::End> end = attend(machine, console, deadline);
   if (!end && end.error().code == Code::kInterrupted) return std::unexpected(end.error());
   if (!end || *end == pc::Pc::End::kReset) {
     Error what = end ? Error{Code::kGuestCrashed, 0, "the guest reset itself"} : end.error();
     return std::unexpected(pc::failed_boot(machine, std::move(what)));
   }
-  machine.phases.first_exit_us = (machine.pc->first_exit_ns() - machine.started_ns) / 1000;
-  if (arguments.json()) {
-    VOLT_TRY(print_json({{"schema", "volt.run.linux/v1"},
-                         {"kernel", machine.kernel_version},
-                         {"boot_us", phases_json(machine.phases)}}));
-  }
   return 0;
+}
+
+// The guest is asked to end; one that does not is ended all the same.
+void shut_down(pc::LinuxMachine& machine) {
+  constexpr std::uint32_t kGraceMs = 1'000;
+  const vmm::Deadline soon = vmm::Deadline::in_ms(3 * kGraceMs);
+  Result<vmm::AgentConnection> agent = machine.agent->connect();
+  if (!agent || !vmm::shut_down_guest(*std::move(agent), {.grace_ms = kGraceMs}, soon)) return;
+  pollfd ended = {machine.pc->ended().get(), POLLIN, 0};
+  ::poll(&ended, 1, soon.poll_ms());
+}
+
+}  // namespace
+
+GuestCommand guest_command(const Arguments& arguments) {
+  return {.words = arguments.positional(),
+          .variables = arguments.all("--env"),
+          .directory = arguments.get("--workdir"),
+          .tty = arguments.has("--tty")};
+}
+
+Result<int> run_linux(const Arguments& arguments) {
+  const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
+  const bool command = !arguments.positional().empty();
+  LinuxRequest request = VOLT_TRY(linux_request(arguments, command));
+  const vmm::Kvm kvm = VOLT_TRY(vmm::Kvm::open());
+  if (!command) return run_console(kvm, request, arguments, deadline);
+  pc::LinuxMachine machine = VOLT_TRY(boot_linux(kvm, request, deadline));
+  vmm::AgentConnection agent = VOLT_TRY(machine.agent->connect());
+  const Result<GuestExit> exit = run_in_guest(std::move(agent), guest_command(arguments), deadline);
+  if (!exit) return std::unexpected(exit.error());
+  shut_down(machine);
+  progress(phases_text(machine.phases));
+  return exit->code;
 }
 
 }  // namespace volt::tools

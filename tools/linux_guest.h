@@ -3,15 +3,17 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "tools/guest_command.h"
 #include "tools/options.h"
 #include "vmm/os/mapping.h"
 #include "vmm/pc/linux_boot.h"
 
 namespace volt::tools {
 
-inline constexpr Option kKernelOption = {"--kernel", "K",
-                                         "boot this Linux kernel: a bzImage or vmlinux file"};
+inline constexpr Option kKernelOption = {
+    "--kernel", "K", "boot Linux: a kernel of `volt kernel ls`, or a file's path"};
 inline constexpr Option kInitrdOption = {"--initrd", "FILE", "its initial RAM disk"};
 inline constexpr Option kCmdlineOption = {"--cmdline", "WORDS",
                                           "put behind Volt's own words on its command line"};
@@ -31,9 +33,19 @@ inline constexpr Option kConsoleOption = {"--console", "",
 struct LinuxRequest {
   Mapping kernel;
   std::optional<Mapping> initrd;
+  std::vector<Mapping> modules;
   pc::LinuxBootConfig config;
 };
-Result<LinuxRequest> linux_request(const Arguments& arguments);
+Result<LinuxRequest> linux_request(const Arguments& arguments, bool with_agent);
+
+// Up to where its agent says that it is ready, or, without one, to its first instruction.
+Result<pc::LinuxMachine> boot_linux(const vmm::Kvm& kvm, const LinuxRequest& request,
+                                    vmm::Deadline deadline);
+
+inline constexpr Option kEnvOption = {"--env", "NAME=VALUE", "for the command; may be repeated"};
+inline constexpr Option kWorkdirOption = {"--workdir", "DIR", "where the command runs (/)"};
+inline constexpr Option kTtyOption = {"--tty", "", "the command has a terminal: yours"};
+GuestCommand guest_command(const Arguments& arguments);
 
 // `volt run --kernel`.
 Result<int> run_linux(const Arguments& arguments);

@@ -41,7 +41,8 @@ std::uint32_t guest_limit_ms(Deadline deadline) {
 
 // A session of one request and one answer.
 template <typename Answer>
-Result<Answer> ask(Fd connection, std::span<const std::byte> request, Deadline deadline) {
+Result<Answer> ask(AgentConnection connection, std::span<const std::byte> request,
+                   Deadline deadline) {
   AgentStream stream = VOLT_TRY(AgentStream::over(std::move(connection)));
   VOLT_TRY(stream.send(request));
   const AgentFrame frame = VOLT_TRY(stream.receive(deadline));
@@ -52,7 +53,7 @@ Result<Answer> ask(Fd connection, std::span<const std::byte> request, Deadline d
 
 }  // namespace
 
-Result<AgentExec> AgentExec::start(Fd connection, const AgentCommand& command) {
+Result<AgentExec> AgentExec::start(AgentConnection connection, const AgentCommand& command) {
   const std::vector<std::byte> frame = VOLT_TRY(encode_exec(command));
   AgentStream stream = VOLT_TRY(AgentStream::over(std::move(connection)));
   VOLT_TRY(stream.send(frame));
@@ -124,23 +125,23 @@ Result<AgentExec::Event> AgentExec::next(Deadline deadline) {
   }
 }
 
-Result<agent_abi::Ready> receive_ready(Fd connection, Deadline deadline) {
+Result<agent_abi::Ready> receive_ready(AgentConnection connection, Deadline deadline) {
   return ask<agent_abi::Ready>(std::move(connection), {}, deadline);
 }
 
-Result<agent_abi::Frozen> freeze_guest(Fd connection, Deadline deadline) {
+Result<agent_abi::Frozen> freeze_guest(AgentConnection connection, Deadline deadline) {
   const agent_abi::Freeze freeze = {agent_abi::kVersion, 0, guest_limit_ms(deadline)};
   return ask<agent_abi::Frozen>(std::move(connection), frame_of(Type::kFreeze, freeze), deadline);
 }
 
-Result<agent_abi::Resumed> resume_guest(Fd connection, const AgentIdentity& identity,
+Result<agent_abi::Resumed> resume_guest(AgentConnection connection, const AgentIdentity& identity,
                                         Deadline deadline) {
   const std::vector<std::byte> request =
       VOLT_TRY(encode_resume(identity, guest_limit_ms(deadline)));
   return ask<agent_abi::Resumed>(std::move(connection), request, deadline);
 }
 
-Result<> shut_down_guest(Fd connection, agent_abi::Shutdown how, Deadline deadline) {
+Result<> shut_down_guest(AgentConnection connection, agent_abi::Shutdown how, Deadline deadline) {
   how.version = agent_abi::kVersion;
   AgentStream stream = VOLT_TRY(AgentStream::over(std::move(connection)));
   VOLT_TRY(stream.send(frame_of(Type::kShutdown, how)));

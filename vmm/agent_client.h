@@ -19,10 +19,19 @@
 
 namespace volt::vmm {
 
+// A stream to the agent, and how to learn that its machine has ended: a descriptor that is readable
+// from then on (not owned; none: -1). A machine that is gone closes no streams.
+struct AgentConnection {
+  AgentConnection(Fd to_agent, int ended = -1)  // a stream alone is one, too
+      : stream(std::move(to_agent)), machine_ended(ended) {}
+  Fd stream;
+  int machine_ended;
+};
+
 // Frames on a stream. Never blocks but in receive().
 class AgentStream {
  public:
-  static Result<AgentStream> over(Fd connection);
+  static Result<AgentStream> over(AgentConnection connection);
 
   // Sent as far as the guest takes it; the rest waits here. kBusy if too much does.
   Result<> send(std::span<const std::byte> frame);
@@ -32,18 +41,18 @@ class AgentStream {
   // The same without waiting: nothing if no whole frame has come.
   Result<std::optional<AgentFrame>> try_receive();
 
-  int fd() const { return connection_.get(); }
+  int fd() const { return connection_.stream.get(); }
   short poll_events() const;  // what to poll(2) fd() for before try_receive()
   // Waits for one of them.
   Result<> wait(Deadline deadline) const;
 
  private:
-  explicit AgentStream(Fd connection) : connection_(std::move(connection)) {}
+  explicit AgentStream(AgentConnection connection) : connection_(std::move(connection)) {}
   Result<> flush();
   Result<> fill();
   Result<std::optional<AgentFrame>> next_frame();
 
-  Fd connection_;
+  AgentConnection connection_;
   std::vector<std::byte> in_, out_;
   std::size_t taken_ = 0;  // bytes at the front of in_ that were returned as a frame
   bool deaf_ = false;      // the guest takes nothing more, and may still have something to say
@@ -59,7 +68,7 @@ class AgentExec {
   struct Room {};  // write_stdin() takes something again
   using Event = std::variant<Started, AgentOutput, Room, AgentExit>;
 
-  static Result<AgentExec> start(Fd connection, const AgentCommand& command);
+  static Result<AgentExec> start(AgentConnection connection, const AgentCommand& command);
 
   // How many bytes of it are on their way: what the guest has room for, so none at all at times.
   Result<std::size_t> write_stdin(std::span<const std::byte> bytes);
@@ -87,12 +96,12 @@ class AgentExec {
 
 // Each is one session. The guest's own limits end a little before the deadline, so that it can say
 // what was late; without a deadline they are a minute.
-Result<agent_abi::Ready> receive_ready(Fd connection, Deadline deadline);
-Result<agent_abi::Frozen> freeze_guest(Fd connection, Deadline deadline);
+Result<agent_abi::Ready> receive_ready(AgentConnection connection, Deadline deadline);
+Result<agent_abi::Frozen> freeze_guest(AgentConnection connection, Deadline deadline);
 // kConflict: the guest runs, and one of its hooks failed. After any other failure it is frozen.
-Result<agent_abi::Resumed> resume_guest(Fd connection, const AgentIdentity& identity,
+Result<agent_abi::Resumed> resume_guest(AgentConnection connection, const AgentIdentity& identity,
                                         Deadline deadline);
 // Returns once the guest has begun; that it ends is for its machine to say.
-Result<> shut_down_guest(Fd connection, agent_abi::Shutdown how, Deadline deadline);
+Result<> shut_down_guest(AgentConnection connection, agent_abi::Shutdown how, Deadline deadline);
 
 }  // namespace volt::vmm

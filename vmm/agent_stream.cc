@@ -1,7 +1,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -17,14 +16,7 @@ constexpr std::size_t kInBytes = kHeadBytes + agent_abi::kMaxPayload;
 // Input up to the window, and far more signals than anybody sends while a guest is deaf.
 constexpr std::size_t kMaxWaiting = agent_abi::kStdinWindow + 256 * 1024;
 // A stop signal that comes between the look at its flag and poll(2) would wait for the guest.
-constexpr std::uint64_t kLookAgainMs = 200;
-
-std::uint64_t now_ns() {
-  timespec now;
-  ::clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
-         static_cast<std::uint64_t>(now.tv_nsec);
-}
+constexpr int kLookAgainMs = 200;
 
 bool would_block(int error) {
   return error == EAGAIN || error == EINTR;
@@ -32,9 +24,10 @@ bool would_block(int error) {
 
 }  // namespace
 
-Result<AgentStream> AgentStream::over(Fd connection) {
-  const int flags = ::fcntl(connection.get(), F_GETFL);
-  if (flags < 0 || ::fcntl(connection.get(), F_SETFL, flags | O_NONBLOCK) < 0)
+Result<AgentStream> AgentStream::over(AgentConnection connection) {
+  const int fd = connection.stream.get();
+  const int flags = ::fcntl(fd, F_GETFL);
+  if (flags < 0 || ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
     return sys_error("fcntl", "agent's connection");
   return AgentStream(std::move(connection));
 }
@@ -49,8 +42,7 @@ Result<> AgentStream::send(std::span<const std::byte> frame) {
 
 Result<> AgentStream::flush() {
   while (!out_.empty()) {
-    const ssize_t sent =
-        ::send(connection_.get(), out_.data(), out_.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    const ssize_t sent = ::send(fd(), out_.data(), out_.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent < 0 && would_block(errno)) return {};
     if (sent < 0 && errno != EPIPE && errno != ECONNRESET) return sys_error("send", "agent");
     if (sent < 0) {
@@ -68,8 +60,7 @@ Result<> AgentStream::fill() {
   if (ended_ || in_.size() >= kInBytes) return {};
   const std::size_t before = in_.size();
   in_.resize(kInBytes);
-  const ssize_t got =
-      ::recv(connection_.get(), in_.data() + before, in_.size() - before, MSG_DONTWAIT);
+  const ssize_t got = ::recv(fd(), in_.data() + before, in_.size() - before, MSG_DONTWAIT);
   const int error = errno;
   in_.resize(before + static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
   if (got > 0 || (got < 0 && would_block(error))) return {};
@@ -109,13 +100,14 @@ short AgentStream::poll_events() const {
 Result<> AgentStream::wait(Deadline deadline) const {
   for (;;) {
     VOLT_TRY(check_stop());
-    const std::uint64_t now = now_ns();
-    if (now >= deadline.at_ns) return fail(Code::kDeadline, "agent: no answer in time");
-    const std::uint64_t left_ms = (deadline.at_ns - now) / 1'000'000 + 1;
-    pollfd fd = {connection_.get(), poll_events(), 0};
-    const int ready = ::poll(&fd, 1, static_cast<int>(std::min(left_ms, kLookAgainMs)));
+    if (deadline.passed()) return fail(Code::kDeadline, "agent: no answer in time");
+    pollfd fds[] = {{fd(), poll_events(), 0}, {connection_.machine_ended, POLLIN, 0}};
+    const int left_ms = deadline.poll_ms();
+    const int ready =
+        ::poll(fds, std::size(fds), left_ms < 0 ? kLookAgainMs : std::min(left_ms, kLookAgainMs));
     if (ready < 0 && errno != EINTR) return sys_error("poll", "agent");
-    if (ready > 0) return {};
+    if (ready > 0 && fds[0].revents != 0) return {};
+    if (ready > 0) return fail(Code::kGuestCrashed, "agent: its machine has ended");
   }
 }
 

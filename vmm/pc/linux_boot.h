@@ -4,14 +4,25 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
+#include "vmm/pc/agent_link.h"
 #include "vmm/pc/console.h"
 #include "vmm/pc/kernel_image.h"
 #include "vmm/pc/pc.h"
 
 namespace volt::pc {
+
+// Volt's own program in the guest, behind the user's initial RAM disk: it comes first, loads the
+// modules for its way out, and says when the guest is ready (vmm/agent_abi.h).
+struct GuestAgent {
+  std::span<const std::byte> program;
+  std::vector<std::span<const std::byte>> modules;  // in the order in which they load
+  virtio::VsockOptions vsock;
+};
 
 struct LinuxBootConfig {
   std::uint32_t cpus = 1;
@@ -20,8 +31,9 @@ struct LinuxBootConfig {
   Entry entry = Entry::kLinux64;
   std::span<const std::byte> kernel;
   std::span<const std::byte> initrd;
-  std::string command_line;     // after Volt's own words, so that it may overrule them
-  bool show_console = false;    // what the guest says waits to be taken
+  std::string command_line;   // after Volt's own words, so that it may overrule them
+  bool show_console = false;  // what the guest says waits to be taken
+  std::optional<GuestAgent> agent;
   bool probe_keyboard = false;  // say that there is an i8042, which a kernel then looks for
 };
 
@@ -41,6 +53,7 @@ struct LinuxMachine {
   std::string command_line;
   LinuxBootPhases phases;
   std::uint64_t started_ns = 0;
+  std::unique_ptr<AgentLink> agent;  // if there is one
 };
 
 // The words Volt puts on every command line: the console; no probing for UARTs that are not there;

@@ -83,6 +83,18 @@ Result<> Pc::connect() {
   return ports_.add(kPowerPort, kPowerPorts, power_);
 }
 
+Result<> Pc::add_virtio(std::unique_ptr<virtio::Backend> backend) {
+  const auto number = static_cast<std::uint32_t>(virtio_.size());
+  if (number == kMaxVirtio) return fail(Code::kInvalid, "more virtio devices than there is room");
+  vmm::InterruptLine line = VOLT_TRY(vmm::InterruptLine::create());
+  virtio_.push_back(
+      VOLT_TRY(virtio::Mmio::create(std::move(backend), memory(), std::move(line),
+                                    [this](const Error& error) { end(std::unexpected(error)); })));
+  virtio::Mmio& device = *virtio_.back();
+  return add_device(kVirtioBase + number * kVirtioBytes, kVirtioBytes, device,
+                    kFirstVirtioInterrupt + number, device.interrupt_line());
+}
+
 Result<> Pc::add_device(std::uint64_t base, std::uint64_t bytes, vmm::Device& device,
                         std::uint32_t interrupt, const vmm::InterruptLine& line) {
   VOLT_TRY(addresses_.add(base, bytes, device));
@@ -125,8 +137,10 @@ Result<> Pc::start(const kvm_regs& regs, const kvm_sregs& sregs) {
 }
 
 Result<> Pc::run() {
+  if (outcome()) return fail(Code::kConflict, "the machine has ended");
+  // Without our lock: a device that meets a lost page ends the machine.
+  for (const auto& device : virtio_) device->resume();
   const std::lock_guard lock(mutex_);
-  if (outcome_) return fail(Code::kConflict, "the machine has ended");
   wish_ = Wish::kRun;
   for (const auto& cpu : cpus_) {
     if (!cpu->thread.joinable()) cpu->thread = std::thread([this, &cpu] { live(*cpu); });
@@ -142,6 +156,8 @@ Result<> Pc::pause() {
   changed_.wait(lock, [this] {
     return std::ranges::all_of(cpus_, [](const auto& cpu) { return cpu->resting; });
   });
+  lock.unlock();
+  for (const auto& device : virtio_) device->pause();
   return {};
 }
 

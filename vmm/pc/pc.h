@@ -22,6 +22,7 @@
 #include "vmm/pc/power.h"
 #include "vmm/pc/serial.h"
 #include "vmm/ram_slots.h"
+#include "vmm/virtio/mmio.h"
 
 namespace volt::pc {
 
@@ -52,6 +53,8 @@ class Pc {
   Pc& operator=(const Pc&) = delete;
   ~Pc();
 
+  // Before run(): a device at the next place of its kind, in the order of the ACPI tables.
+  Result<> add_virtio(std::unique_ptr<virtio::Backend> backend);
   // Where its registers and interrupt lie must be free. Before run().
   Result<> add_device(std::uint64_t base, std::uint64_t bytes, vmm::Device& device,
                       std::uint32_t interrupt, const vmm::InterruptLine& line);
@@ -61,8 +64,8 @@ class Pc {
 
   // From the first instruction, or on after a pause.
   Result<> run();
-  // Every CPU at rest between two instructions, with nothing half done. What ended the machine
-  // meanwhile is told by outcome().
+  // Every CPU at rest between two instructions, with nothing half done, and no device touches
+  // memory. What ended the machine meanwhile is told by outcome().
   Result<> pause();
 
   // Readable from the moment it has ended.
@@ -118,6 +121,7 @@ class Pc {
   Serial serial_;
   Power power_;
   Keyboard keyboard_;
+  std::vector<std::unique_ptr<virtio::Mmio>> virtio_;
   vmm::Vm vm_;
   std::vector<std::unique_ptr<Cpu>> cpus_;
 };

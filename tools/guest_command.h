@@ -1,0 +1,28 @@
+// A command in a Linux guest, with this process's streams as its own.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "vmm/agent_client.h"
+#include "vmm/interrupt.h"
+
+namespace volt::tools {
+
+struct GuestCommand {
+  std::vector<std::string> words;
+  std::vector<std::string> variables;  // NAME=VALUE
+  std::string directory;
+  bool tty = false;  // on a terminal of its own; this process's becomes raw meanwhile
+};
+
+// Its exit code, as a shell tells it. SIGINT and SIGTERM are passed on to it. `first_byte_ns` is
+// when its first output came (CLOCK_MONOTONIC), 0 if there was none.
+struct GuestExit {
+  int code = 0;
+  std::uint64_t first_byte_ns = 0;
+};
+Result<GuestExit> run_in_guest(vmm::AgentConnection agent, const GuestCommand& command,
+                               vmm::Deadline deadline);
+
+}  // namespace volt::tools
