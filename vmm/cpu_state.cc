@@ -62,18 +62,20 @@ Result<CpuState> save_state(const Vcpu& vcpu, const StateSources& sources) {
   state.msrs = VOLT_TRY(read_msrs(vcpu, sources.msr_indices));
   state.mp_state = VOLT_TRY(vcpu.get_mp_state());
   state.cpuid = VOLT_TRY(vcpu.get_cpuid2());
+  if (sources.lapic) state.lapic = VOLT_TRY(vcpu.get_lapic());
   return state;
 }
 
 // CPUID first, since it decides which values are legal; XCRs before the XSAVE area they enable;
-// MSRs after the special registers (EFER, APIC base); events last, as loading registers clears
-// them.
+// the local APIC after its base and before the MSRs that start its timer; MSRs after the special
+// registers (EFER, APIC base); events last, as loading registers clears them.
 Result<> load_state(Vcpu& vcpu, const CpuState& state) {
   VOLT_TRY(vcpu.set_cpuid2(state.cpuid));
   VOLT_TRY(vcpu.set_sregs(state.sregs));
   VOLT_TRY(vcpu.set_xcrs(state.xcrs));
   VOLT_TRY(vcpu.set_xsave(state.xsave));
   VOLT_TRY(vcpu.set_regs(state.regs));
+  if (state.lapic) VOLT_TRY(vcpu.set_lapic(*state.lapic));
   VOLT_TRY(load_msrs(vcpu, state.msrs));
   VOLT_TRY(vcpu.set_debugregs(state.debugregs));
   VOLT_TRY(vcpu.set_mp_state(state.mp_state));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <vector>
 
 #include "vmm/kvm.h"
@@ -19,12 +20,14 @@ struct CpuState {
   std::vector<kvm_msr_entry> msrs;  // every MSR of KVM's list that this vCPU lets us read
   kvm_mp_state mp_state = {};
   std::vector<kvm_cpuid_entry2> cpuid;
+  std::optional<kvm_lapic_state> lapic = {};  // if the VM has KVM's interrupt controllers
 };
 
 // What reading a state needs to know about the host.
 struct StateSources {
   std::size_t xsave_bytes;
   std::vector<std::uint32_t> msr_indices;
+  bool lapic = false;
 
   static Result<StateSources> probe(const Kvm& kvm);
 };

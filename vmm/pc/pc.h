@@ -19,6 +19,7 @@
 #include "vmm/interrupt.h"
 #include "vmm/kvm.h"
 #include "vmm/pc/cpuid.h"
+#include "vmm/pc/pc_state.h"
 #include "vmm/pc/power.h"
 #include "vmm/pc/serial.h"
 #include "vmm/ram_slots.h"
@@ -73,6 +74,13 @@ class Pc {
   std::optional<Result<End>> outcome() const;
   // Where each CPU is, in words. Paused or ended.
   std::string describe_cpus() const;
+
+  // All but memory, of a machine at rest.
+  Result<PcState> save(const vmm::Kvm& kvm) const;
+  // Into a machine with the same CPUs and devices that has not run yet. The state comes from a
+  // file: kInvalid or kUnsupported for what cannot be had.
+  Result<> load(const PcState& state);
+  Result<std::uint64_t> tsc_khz() const { return vm_.get_tsc_khz(); }
 
   Serial& serial() { return serial_; }
   Power& power() { return power_; }

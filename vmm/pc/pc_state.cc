@@ -1,0 +1,71 @@
+#include "vmm/pc/pc_state.h"
+
+#include <algorithm>
+
+#include "vmm/pc/pc.h"
+
+namespace volt::pc {
+namespace {
+
+constexpr std::uint32_t kTscMsr = 0x10;
+
+// One TSC for all CPUs, so that KVM takes them for synchronous, and none goes back. (They were read
+// one after the other.)
+void align_tscs(std::vector<vmm::CpuState>& cpus) {
+  std::uint64_t latest = 0;
+  for (const vmm::CpuState& cpu : cpus) {
+    for (const kvm_msr_entry& msr : cpu.msrs) {
+      if (msr.index == kTscMsr) latest = std::max<std::uint64_t>(latest, msr.data);
+    }
+  }
+  for (vmm::CpuState& cpu : cpus) {
+    for (kvm_msr_entry& msr : cpu.msrs) {
+      if (msr.index == kTscMsr) msr.data = latest;
+    }
+  }
+}
+
+}  // namespace
+
+Result<PcState> Pc::save(const vmm::Kvm& kvm) const {
+  PcState state;
+  vmm::StateSources sources = VOLT_TRY(vmm::StateSources::probe(kvm));
+  sources.lapic = true;
+  for (const auto& cpu : cpus_) {
+    state.cpus.push_back(VOLT_TRY(vmm::save_state(cpu->vcpu, sources)));
+  }
+  align_tscs(state.cpus);
+  const kvm_irqchip chip = VOLT_TRY(vm_.get_irqchip(KVM_IRQCHIP_IOAPIC));
+  state.io_apic = chip.chip.ioapic;
+  const kvm_clock_data clock = VOLT_TRY(vm_.get_clock());
+  state.clock_ns = clock.clock;
+  state.serial = serial_.save();
+  state.events = power_.pending();
+  for (const auto& device : virtio_) state.virtio.push_back(VOLT_TRY(device->save()));
+  return state;
+}
+
+// The clock before the CPUs: a CPU's clock page is written from it when its MSRs are loaded.
+Result<> Pc::load(const PcState& state) {
+  if (state.cpus.size() != cpus_.size() || state.virtio.size() != virtio_.size()) {
+    return fail(Code::kInvalid, "the state of a machine with other CPUs or devices");
+  }
+  kvm_irqchip chip = {};
+  chip.chip_id = KVM_IRQCHIP_IOAPIC;
+  chip.chip.ioapic = state.io_apic;
+  VOLT_TRY(vm_.set_irqchip(chip));
+  VOLT_TRY(vm_.set_clock({.clock = state.clock_ns}));
+  for (std::size_t i = 0; i < cpus_.size(); ++i) {
+    if (!state.cpus[i].lapic) return fail(Code::kInvalid, "a CPU without its local APIC");
+    VOLT_TRY(vmm::load_state(cpus_[i]->vcpu, state.cpus[i]));
+  }
+  serial_.load(state.serial);
+  power_.set_pending(state.events);
+  for (std::size_t i = 0; i < virtio_.size(); ++i) {
+    virtio_[i]->pause();
+    VOLT_TRY(virtio_[i]->load(state.virtio[i]));
+  }
+  return {};
+}
+
+}  // namespace volt::pc
