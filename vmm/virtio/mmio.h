@@ -50,7 +50,7 @@ class Mmio final : public vmm::Device {
   void pause();
   void resume();
   // Only while paused: kConflict. A state comes from a file: kInvalid if a device of this kind
-  // cannot be in it, and then nothing has changed.
+  // cannot be in it, and then nothing has changed. What the backend keeps besides is loaded after.
   Result<MmioState> save();
   Result<> load(const MmioState& state);
 

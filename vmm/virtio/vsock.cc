@@ -108,6 +108,7 @@ void Vsock::transport_reset() {
 Result<> Vsock::set_guest_cid(std::uint32_t cid) {
   VOLT_TRY(VsockMux::check_cid(cid));
   const std::lock_guard lock(port_->mutex());
+  if (cid == mux_->guest_cid()) return {};
   mux_->set_guest_cid(cid);
   encode_config();
   port_->config_changed();

@@ -51,8 +51,8 @@ TEST_F(BalloonTest, PagesGivenUpAreDiscardedInRuns) {
   give(kInflate, pages);
   EXPECT_EQ(driver->take_used(kInflate)->written, 0u);
   EXPECT_EQ(driver->interrupts(), 1u);
-  const Ranges wanted = {{500 * 4096, 4 * 4096}, {505 * 4096, 4096}, {600 * 4096, 2 * 4096},
-                         {700 * 4096, 4096}};
+  const Ranges wanted = {
+      {500 * 4096, 4 * 4096}, {505 * 4096, 4096}, {600 * 4096, 2 * 4096}, {700 * 4096, 4096}};
   EXPECT_EQ(discarded, wanted);
   EXPECT_EQ(balloon->figures().inflated_pages, 8u);
 }
