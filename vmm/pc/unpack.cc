@@ -115,6 +115,28 @@ Result<> unpack_xz(std::span<const std::byte> packed, std::span<std::byte> into)
   return {};
 }
 
+using Unpack = Result<> (*)(std::span<const std::byte> packed, std::span<std::byte> into);
+
+// Null for what we cannot.
+Unpack unpacker_of(Packing packing) {
+  switch (packing) {
+    case Packing::kLz4:
+      return unpack_lz4;
+    case Packing::kZstd:
+      return unpack_zstd;
+    case Packing::kGzip:
+      return unpack_gzip;
+    case Packing::kXz:
+      return unpack_xz;
+    case Packing::kBzip2:
+    case Packing::kLzma:
+    case Packing::kLzo:
+    case Packing::kUnknown:
+      break;
+  }
+  return nullptr;
+}
+
 // One step of a decoder: how much it took and gave, and whether it is at its end.
 struct Step {
   std::size_t taken;
@@ -218,6 +240,8 @@ const char* name_of(Packing packing) {
 
 Result<Mapping> unpack(std::span<const std::byte> packed, std::uint64_t unpacked_bytes) {
   const Packing packing = packing_of(packed);
+  const Unpack unpack_into = unpacker_of(packing);
+  if (unpack_into == nullptr) return cannot(packing);
   // Lengths of zlib and LZ4 are narrower than ours.
   if (packed.size() > kMaxUnpacked || unpacked_bytes > kMaxUnpacked || unpacked_bytes == 0) {
     return damaged(packing, std::to_string(packed.size()) + " bytes that say to unpack to " +
@@ -228,26 +252,8 @@ Result<Mapping> unpack(std::span<const std::byte> packed, std::uint64_t unpacked
   Mapping unpacked = VOLT_TRY(Mapping::create(unpacked_bytes, PROT_READ | PROT_WRITE,
                                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
                                               "unpacked kernel"));
-  switch (packing) {
-    case Packing::kLz4:
-      VOLT_TRY(unpack_lz4(packed, unpacked.bytes()));
-      return unpacked;
-    case Packing::kZstd:
-      VOLT_TRY(unpack_zstd(packed, unpacked.bytes()));
-      return unpacked;
-    case Packing::kGzip:
-      VOLT_TRY(unpack_gzip(packed, unpacked.bytes()));
-      return unpacked;
-    case Packing::kXz:
-      VOLT_TRY(unpack_xz(packed, unpacked.bytes()));
-      return unpacked;
-    case Packing::kBzip2:
-    case Packing::kLzma:
-    case Packing::kLzo:
-    case Packing::kUnknown:
-      break;
-  }
-  return cannot(packing);
+  VOLT_TRY(unpack_into(packed, unpacked.bytes()));
+  return unpacked;
 }
 
 Result<std::vector<std::byte>> unpack_unsized(std::span<const std::byte> packed, std::size_t most) {
