@@ -30,6 +30,26 @@ std::uint64_t low_end(const vmm::GuestMemory& memory) {
   return memory.regions().empty() ? 0 : memory.regions()[0].host.size();
 }
 
+bool is_zero(std::span<const std::byte> bytes) {
+  return bytes[0] == std::byte{0} &&
+         std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0;
+}
+
+// Without its pages of zeros: the memory is zero already. They are a third of a distribution's
+// kernel.
+Result<> load_bytes(std::uint64_t address, std::span<const std::byte> bytes,
+                    const vmm::GuestMemory& memory) {
+  std::uint64_t begin = 0;  // of what is to be written next
+  for (std::uint64_t at = 0; at < bytes.size(); at += kPage) {
+    const std::uint64_t end = std::min<std::uint64_t>(at + kPage, bytes.size());
+    if (!is_zero(bytes.subspan(at, end - at))) continue;
+    if (begin < at) VOLT_TRY(memory.write(address + begin, bytes.subspan(begin, at - begin)));
+    begin = end;
+  }
+  if (begin == bytes.size()) return {};
+  return memory.write(address + begin, bytes.subspan(begin));
+}
+
 Result<> load_segments(const KernelImage& image, const vmm::GuestMemory& memory) {
   if (image.end() > low_end(memory)) {
     return fail(Code::kInvalid, "the kernel is loaded to " +
@@ -38,7 +58,7 @@ Result<> load_segments(const KernelImage& image, const vmm::GuestMemory& memory)
                                     range_text(0, low_end(memory)) + "; give it more (--memory)");
   }
   for (const KernelSegment& segment : image.segments()) {
-    VOLT_TRY(memory.write(segment.address, segment.bytes));
+    VOLT_TRY(load_bytes(segment.address, segment.bytes, memory));
   }
   return {};
 }

@@ -78,6 +78,20 @@ TEST(KernelBootTest, TheKernelsBytesAreWhereItSays) {
   EXPECT_TRUE(std::ranges::equal(whole, std::span(file).subspan(1024)));
 }
 
+TEST(KernelBootTest, PagesOfZerosAreWhereTheyWere) {
+  BzImageParts parts = good_bz_image();
+  parts.payload = Bytes(40'000);
+  for (const std::size_t at : {std::size_t{5000}, std::size_t{20'000}, std::size_t{39'999}}) {
+    parts.payload[at] = std::byte{7};
+    const Bytes file = bytes_of(parts);
+    const vmm::GuestMemory memory = memory_of(64);
+    ASSERT_TRUE(load(file, Entry::kBzImage, {}, memory));
+    Bytes whole(file.size() - 1024);
+    ASSERT_TRUE(memory.read(kTestKernel, whole));
+    EXPECT_TRUE(std::ranges::equal(whole, std::span(file).subspan(1024)));
+  }
+}
+
 TEST(KernelBootTest, Linux64BeginsInLongModeAtTheZeroPage) {
   const vmm::GuestMemory memory = memory_of(64);
   const auto boot = load(bytes_of(good_vmlinux()), Entry::kLinux64, {}, memory);
