@@ -62,16 +62,16 @@ TEST(UnpackTest, AnotherSizeThanSaidIsCorrupt) {
 // Run under the address sanitizer: the copies end where the input does.
 TEST(UnpackTest, EveryTruncationIsRefused) {
   for (const Packer& packer : kPackers) {
-    const Bytes packed = packer.pack(text_of(3000));
+    const Bytes packed = packer.pack(text_of(1000));
     for (std::size_t n = 0; n < packed.size(); ++n) {
       const Bytes cut(packed.begin(), packed.begin() + static_cast<long>(n));
-      ASSERT_FALSE(unpack(cut, 3000)) << packer.name << " accepted " << n << " bytes";
+      ASSERT_FALSE(unpack(cut, 1000)) << packer.name << " accepted " << n << " bytes";
     }
   }
 }
 
 TEST(UnpackTest, ASizeNobodySaidIsFound) {
-  constexpr std::size_t kMost = 5 << 20;
+  constexpr std::size_t kMost = (2 << 20) + 7;
   for (const auto& pack : {zstd_of, xz_of}) {
     for (const std::size_t bytes : {std::size_t{0}, std::size_t{1 << 20}, kMost}) {
       const Bytes plain = text_of(bytes);
@@ -81,11 +81,11 @@ TEST(UnpackTest, ASizeNobodySaidIsFound) {
     }
     const auto large = unpack_unsized(pack(text_of(kMost + 1)), kMost);
     ASSERT_FALSE(large);
-    EXPECT_NE(large.error().context.find("more than 5242880"), std::string::npos);
-    const Bytes packed = pack(text_of(3000));
+    EXPECT_NE(large.error().context.find("more than 2097159"), std::string::npos);
+    const Bytes packed = pack(text_of(1000));
     for (std::size_t n = 0; n < packed.size(); ++n) {
       const Bytes cut(packed.begin(), packed.begin() + static_cast<long>(n));
-      ASSERT_FALSE(unpack_unsized(cut, kMost)) << "accepted " << n << " bytes";
+      ASSERT_FALSE(unpack_unsized(cut, 4000)) << "accepted " << n << " bytes";
     }
   }
   EXPECT_EQ(unpack_unsized(Bytes(9), kMost).error().code, Code::kUnsupported);
