@@ -8,7 +8,7 @@
 namespace volt::vmm {
 namespace {
 
-// A time that has passed: the clock of this machine is not a test's to set.
+// A time that has passed: it is not stepped back to. The agent of tests may set no clock at all.
 AgentIdentity identity(std::uint8_t seed = 1) {
   AgentIdentity identity = {};
   identity.generation.fill(seed);
@@ -161,6 +161,19 @@ TEST_F(AgentFreezeTest, AResumeThatFailsThawsNothingAndMayComeAgain) {
   fs::remove(agent_.folder() / "run/volt");
   ASSERT_TRUE(resume());
   EXPECT_TRUE(runs());
+}
+
+TEST_F(AgentFreezeTest, AClockThatCannotBeSetKeepsTheGuestFrozen) {
+  ASSERT_TRUE(freeze());
+  AgentIdentity tomorrow = identity();
+  tomorrow.wall_ns += std::uint64_t{86'400} * 1'000'000'000;
+  const auto resumed = resume(tomorrow);
+  ASSERT_FALSE(resumed);
+  EXPECT_EQ(resumed.error().sys_errno, EPERM);
+  EXPECT_NE(resumed.error().context.find("clock"), std::string::npos) << resumed.error().context;
+  EXPECT_TRUE(is_frozen());
+  EXPECT_FALSE(fs::exists(agent_.folder() / "run/volt/generation"));
+  EXPECT_TRUE(resume());
 }
 
 TEST_F(AgentFreezeTest, HooksRunAroundASnapshotInTheirOrder) {

@@ -4,11 +4,13 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/capability.h>
 #include <linux/magic.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/vfs.h>
@@ -23,7 +25,6 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <thread>
 
 #include "vmm/agent_client.h"
 
@@ -168,6 +169,8 @@ class NativeAgent {
     const int console =
         ::open((folder_ / "console").c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     ::dup2(console, STDERR_FILENO);
+    // A message that is late by a second would set the clock of this machine.
+    ::prctl(PR_CAPBSET_DROP, CAP_SYS_TIME, 0, 0, 0);
     const std::string socket = folder_ / "agent";
     const char* const group = kind_ == Kind::kOwnGuest ? "--cgroup" : nullptr;
     ::execl(VOLT_INIT_PATH, "volt-init", "--serve", socket.c_str(), group, group_.c_str(), nullptr);
