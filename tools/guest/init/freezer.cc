@@ -20,6 +20,7 @@ namespace {
 
 constexpr char kAgentGroup[] = "volt-agent";
 constexpr char kCommandGroup[] = "volt";
+constexpr char kOwn[] = "/run/volt/cgroup";  // where we mount it if nobody has
 constexpr std::int64_t kLookAgainMs = 20;
 
 bool is_hierarchy(const char* path) {
@@ -30,7 +31,6 @@ bool is_hierarchy(const char* path) {
 const char* find_hierarchy() {
   for (const char* path : {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"})
     if (is_hierarchy(path)) return path;
-  constexpr char kOwn[] = "/run/volt/cgroup";
   mkdir("/run/volt", 0755);
   mkdir(kOwn, 0755);
   const unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
