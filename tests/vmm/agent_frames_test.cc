@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <string_view>
@@ -20,7 +21,7 @@ template <typename T>
 Bytes bytes_of(const T& value, std::string_view text = {}) {
   Bytes bytes(sizeof value + text.size());
   std::memcpy(bytes.data(), &value, sizeof value);
-  std::memcpy(bytes.data() + sizeof value, text.data(), text.size());
+  std::ranges::copy(std::as_bytes(std::span(text)), bytes.begin() + sizeof value);
   return bytes;
 }
 
