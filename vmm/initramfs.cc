@@ -15,7 +15,7 @@ using Kind = InitramfsEntry::Kind;
 
 constexpr std::string_view kTrailer = "TRAILER!!!";
 constexpr std::size_t kFieldCount = 13;
-constexpr std::size_t kHeadBytes = 6 + kFieldCount * 8;
+constexpr std::size_t kEntryHeadBytes = 6 + kFieldCount * 8;
 
 std::uint32_t mode_of(const InitramfsEntry& entry) {
   switch (entry.kind) {
@@ -105,10 +105,10 @@ Result<std::vector<std::byte>> encode_initramfs(std::span<const InitramfsEntry> 
   std::size_t total = 0;
   for (const InitramfsEntry& entry : entries) {
     VOLT_TRY(check(entry));
-    total += kHeadBytes + entry.path.size() + content_of(entry).size() + 8;
+    total += kEntryHeadBytes + entry.path.size() + content_of(entry).size() + 8;
   }
   Archive archive;
-  archive.bytes.reserve(total + kHeadBytes + kTrailer.size() + 8);
+  archive.bytes.reserve(total + kEntryHeadBytes + kTrailer.size() + 8);
   for (const InitramfsEntry& entry : entries) {
     const bool device = entry.kind == Kind::kCharDevice;
     archive.add(entry.path, mode_of(entry), content_of(entry), device ? entry.major : 0,

@@ -12,6 +12,7 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
@@ -26,6 +27,7 @@
 #include <string>
 #include <string_view>
 
+#include "tools/guest/init_image.h"
 #include "vmm/agent_client.h"
 
 namespace volt::vmm {
@@ -87,6 +89,9 @@ class NativeAgent {
     char name[] = "/tmp/volt-agent-XXXXXX";
     folder_ = ::mkdtemp(name);
     for (const char* part : {"etc", "run"}) fs::create_directories(folder_ / part);
+    const std::span<const std::byte> program = tools::init_image();
+    write_program(folder_ / "volt-init",
+                  {reinterpret_cast<const char*>(program.data()), program.size()});
   }
   NativeAgent(const NativeAgent&) = delete;
   NativeAgent& operator=(const NativeAgent&) = delete;
@@ -123,6 +128,13 @@ class NativeAgent {
     }
     pid_ = ::fork();
     if (pid_ == 0) become_agent();
+    const Fd process(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)));
+    pollfd fds[] = {{listener.get(), POLLIN, 0}, {process.get(), POLLIN, 0}};
+    ::poll(fds, 2, 120'000);
+    if (fds[0].revents == 0) {
+      ADD_FAILURE() << "it does not come up: " << console();
+      return {};
+    }
     const Fd connection(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
     const auto ready = receive_ready(Fd(::dup(connection.get())), patient());
     EXPECT_TRUE(ready) << ready.error().context << "\n" << console();
@@ -171,9 +183,10 @@ class NativeAgent {
     ::dup2(console, STDERR_FILENO);
     // A message that is late by a second would set the clock of this machine.
     ::prctl(PR_CAPBSET_DROP, CAP_SYS_TIME, 0, 0, 0);
-    const std::string socket = folder_ / "agent";
+    const std::string program = folder_ / "volt-init", socket = folder_ / "agent";
     const char* const group = kind_ == Kind::kOwnGuest ? "--cgroup" : nullptr;
-    ::execl(VOLT_INIT_PATH, "volt-init", "--serve", socket.c_str(), group, group_.c_str(), nullptr);
+    ::execl(program.c_str(), "volt-init", "--serve", socket.c_str(), group, group_.c_str(),
+            nullptr);
     ::_exit(98);
   }
 

@@ -78,20 +78,17 @@ Fd Listener::accept() const {
 
 void Listener::call_host(std::uint32_t failed_services) {
   failed_services_ = failed_services;
-  int result = 0;
-  if (unix_path_ != nullptr) {
-    sockaddr_un address;
-    if (!unix_address(unix_path_, "_1024", address)) return;
-    call_ = Fd(socket(AF_UNIX, kKind, 0));
-    result = connect(call_.get(), generic(address), sizeof address);
-  } else {
-    const sockaddr_vm address = vsock_address(agent_abi::kHostCid);
-    call_ = Fd(socket(AF_VSOCK, kKind, 0));
-    result = connect(call_.get(), generic(address), sizeof address);
-  }
+  const bool on_vsock = unix_path_ == nullptr;
+  const sockaddr_vm vsock = vsock_address(agent_abi::kHostCid);
+  sockaddr_un local;
+  if (!on_vsock && !unix_address(unix_path_, "_1024", local)) return;
+  call_ = Fd(socket(on_vsock ? AF_VSOCK : AF_UNIX, kKind, 0));
+  if (!call_.valid()) return say_error("ready, and there is no socket", errno);
+  const int result = on_vsock ? connect(call_.get(), generic(vsock), sizeof vsock)
+                              : connect(call_.get(), generic(local), sizeof local);
   if (result == 0 || errno == EINPROGRESS) return;
+  if (on_vsock) say_error("ready, and the host does not listen", errno);
   call_ = Fd();
-  if (unix_path_ == nullptr) say_error("ready, and the host does not listen", errno);
 }
 
 void Listener::serve_call(const PollSet& set) {

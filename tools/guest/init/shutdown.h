@@ -11,6 +11,7 @@ struct Shutdown {
   bool reboot = false;
   bool frozen = false;  // nobody can take a SIGTERM, and nobody shall run again
   std::uint32_t grace_ms = 2'000;
+  bool by_signal = false;  // of the guest's; otherwise the host has asked
 };
 
 // As PID 1: ends every process, writes back, unmounts, and switches off. Does not return.
