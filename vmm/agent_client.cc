@@ -1,7 +1,5 @@
 #include "vmm/agent_client.h"
 
-#include <time.h>
-
 #include <algorithm>
 #include <string>
 
@@ -11,7 +9,6 @@ namespace {
 
 using agent_abi::Type;
 
-constexpr std::uint64_t kNsPerMs = 1'000'000;
 constexpr std::uint32_t kDefaultLimitMs = 60'000;
 
 template <typename T>
@@ -30,13 +27,9 @@ std::unexpected<Error> out_of_order() {
 
 // Nine tenths of what is left.
 std::uint32_t guest_limit_ms(Deadline deadline) {
-  if (deadline.at_ns == Deadline::kNever) return kDefaultLimitMs;
-  timespec now;
-  ::clock_gettime(CLOCK_MONOTONIC, &now);
-  const std::uint64_t now_ns = static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
-                               static_cast<std::uint64_t>(now.tv_nsec);
-  const std::uint64_t left_ms = (deadline.at_ns - std::min(deadline.at_ns, now_ns)) / kNsPerMs;
-  return static_cast<std::uint32_t>(std::min<std::uint64_t>(left_ms * 9 / 10, INT32_MAX));
+  const int left_ms = deadline.poll_ms();
+  if (left_ms < 0) return kDefaultLimitMs;
+  return static_cast<std::uint32_t>(std::int64_t{left_ms} * 9 / 10);
 }
 
 // A session of one request and one answer.

@@ -252,6 +252,38 @@ class InitTest(unittest.TestCase):
         self.assertEqual(self.guest.run("echo here")[0], "here\n")
 
 
+class AgentTest(unittest.TestCase):
+    """Under another init, where it is a service among others."""
+
+    def test_a_signal_ends_the_agent_and_not_the_guest(self):
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="volt-agent-"))
+        self.addCleanup(shutil.rmtree, folder)
+        for name in ("reboot", "poweroff"):
+            (folder / name).write_text(f"#!/bin/sh\n: > {folder}/ran\n")
+            (folder / name).chmod(0o755)
+        group = hierarchy() / f"volt-agent-test-{os.getpid()}"
+        group.mkdir()
+        with open(folder / "console", "wb") as console:
+            agent = subprocess.Popen(
+                [init, "--agent", "--cgroup", group], env={"PATH": str(folder)},
+                stdin=subprocess.DEVNULL, stdout=console, stderr=console)
+        deadline = time.monotonic() + PATIENCE
+        members = group / "volt-agent/cgroup.procs"
+        # From its group on it has its signals.
+        while agent.poll() is None and time.monotonic() < deadline:
+            if members.exists() and members.read_text():
+                break
+            select.select([], [], [], 0.005)
+        agent.terminate()
+        code = agent.wait(PATIENCE)
+        for part in ("volt", "volt-agent", ""):
+            (group / part).rmdir()
+        if code == 1:
+            self.skipTest((folder / "console").read_text())  # no vsock here
+        self.assertEqual(code, 0, (folder / "console").read_text())
+        self.assertFalse((folder / "ran").exists())
+
+
 def main():
     global init
     if len(sys.argv) < 2:

@@ -57,7 +57,9 @@ void Agent::reap() {
   // ctrl-alt-del is SIGINT; the others are what programs send to init to end the system.
   while (const int number = children.next_signal()) {
     leaving_ = true;
-    how_ = {.reboot = number == SIGINT || number == SIGTERM, .frozen = state_ == State::kFrozen};
+    how_ = {.reboot = number == SIGINT || number == SIGTERM,
+            .frozen = state_ == State::kFrozen,
+            .by_signal = true};
   }
   pid_t pid = 0;
   int status = 0;
@@ -160,8 +162,9 @@ void Agent::shut_down(Session& session) {
   if (const Checked checked = decode(session.payload(), request); !checked)
     return refuse(session, checked);
   leaving_ = true;
-  how_ = {(request.flags & agent_abi::kShutdownReboot) != 0, state_ == State::kFrozen,
-          request.grace_ms};
+  how_ = {.reboot = (request.flags & agent_abi::kShutdownReboot) != 0,
+          .frozen = state_ == State::kFrozen,
+          .grace_ms = request.grace_ms};
   session.close();
 }
 

@@ -80,7 +80,8 @@ int serve(const Options& options) {
   agent.services.start_all();
   const Shutdown how = agent.run();
   if (options.init) end_guest(how, agent.children);
-  if (options.agent) ask_for_end(how);
+  // A signal to a service is about the service alone.
+  if (options.agent && !how.by_signal) ask_for_end(how);
   return 0;
 }
 
