@@ -33,8 +33,8 @@
 // FREEZE runs the hooks of /etc/volt/hooks/before-snapshot.d, last name first, freezes every
 // process of the guest but the agent, and writes dirty pages back. After FROZEN the agent answers
 // nothing but RESUME and SHUTDOWN, on connections made later; those that were open wait. If a hook
-// fails or time runs out, everything runs on, the hooks of after-restore.d are told (VOLT_EVENT is
-// `abandoned`), and the answer is FAILED.
+// fails, time runs out, or the host hangs up before it is answered, everything runs on, the hooks
+// of after-restore.d are told (VOLT_EVENT is `abandoned`), and the answer is FAILED.
 //
 // RESUME: the kernel's generator takes the entropy and reseeds, the wall clock is stepped, the
 // hostname is set, /run/volt/generation is written, and only then are processes thawed. Until there

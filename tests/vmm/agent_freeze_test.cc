@@ -213,6 +213,26 @@ TEST_F(AgentFreezeTest, AHookThatHangsIsKilledInTime) {
   EXPECT_EQ(run(agent_, shell("echo here")).out, "here\n");
 }
 
+TEST_F(AgentFreezeTest, AFreezeNobodyWaitsForIsAbandoned) {
+  start_ticking();
+  const std::string go = agent_.folder() / "go";
+  add_hook("before-snapshot.d", "10-slow", "until [ -e " + go + " ]; do sleep 0.01; done");
+  add_hook("after-restore.d", "10-go-on", "");
+  {
+    const agent_abi::Freeze request = {agent_abi::kVersion, 0, 60'000};
+    auto stream = AgentStream::over(agent_.connect());
+    ASSERT_TRUE(stream && stream->send(encode_agent_frame(agent_abi::Type::kFreeze,
+                                                          std::as_bytes(std::span(&request, 1)))));
+    ASSERT_TRUE(eventually([&] { return fs::exists(notes()); }));
+  }
+  write_file(go, "");
+  EXPECT_TRUE(eventually([&] {
+    return read_file(notes()) == "10-slow before-snapshot\n10-go-on abandoned\n";
+  })) << read_file(notes());
+  EXPECT_FALSE(is_frozen());
+  EXPECT_TRUE(runs());
+}
+
 TEST_F(AgentFreezeTest, AHookThatFailsAfterTheThawIsToldApart) {
   start_ticking();
   add_hook("after-restore.d", "10-no", "kill -9 $$");

@@ -191,5 +191,12 @@ TEST_F(HostileHostTest, MoreConnectionsThanItServesWaitForNobody) {
   EXPECT_EQ(run(agent_, shell("echo here")).out, "here\n");
 }
 
+TEST_F(HostileHostTest, OneSessionTooManyIsToldSo) {
+  std::vector<Fd> idle;
+  for (int i = 0; i < 32; ++i) idle.push_back(agent_.connect());
+  const Ran ran = run(agent_, shell("echo here"));
+  EXPECT_EQ(ran.error, "agent: there are too many sessions");
+}
+
 }  // namespace
 }  // namespace volt::vmm

@@ -75,10 +75,9 @@ void Agent::take_connections() {
   Fd connection = listener.accept();
   if (!connection.valid()) return;
   const auto free = std::ranges::find_if(sessions_, [](const Session& s) { return !s.is_open(); });
-  if (free == std::end(sessions_) || !free->open(std::move(connection)))
-    say("a connection is refused: there are too many");
-  else
-    waits_[free - std::begin(sessions_)] = false;
+  if (free == std::end(sessions_)) return Session::turn_away(connection);
+  waits_[free - std::begin(sessions_)] = false;
+  if (!free->open(std::move(connection))) say_error("session", errno);
 }
 
 void Agent::perform(Session& session, Session::Request request) {
@@ -114,17 +113,27 @@ void Agent::exec(Session& session) {
   session.start_command(exec);
 }
 
+bool Agent::stop_guest(const Session& session, std::int64_t deadline_ms, agent_abi::Frozen& frozen,
+                       Failure& failure) {
+  if (!run_hooks(kBeforeSnapshot, "before-snapshot", Order::kReverse, deadline_ms, failure) ||
+      !freezer.freeze(deadline_ms, frozen.groups, failure))
+    return false;
+  sync();
+  if (!session.host_hung_up()) return true;
+  // Nobody was told that the guest is frozen, so nobody would thaw it.
+  if (Failure another; !freezer.thaw(another)) say("%s", another.text);
+  return failure.set(ECANCELED, "the host waits no more");
+}
+
 void Agent::freeze(Session& session) {
   agent_abi::Freeze request;
   if (const Checked checked = decode(session.payload(), request); !checked)
     return refuse(session, checked);
   if (state_ == State::kFrozen) return refuse(session, {EALREADY, "FREEZE: it is frozen"});
 
-  const std::int64_t deadline_ms = now_ms() + request.timeout_ms;
   Failure failure;
   agent_abi::Frozen frozen = {};
-  if (!run_hooks(kBeforeSnapshot, "before-snapshot", Order::kReverse, deadline_ms, failure) ||
-      !freezer.freeze(deadline_ms, frozen.groups, failure)) {
+  if (!stop_guest(session, now_ms() + request.timeout_ms, frozen, failure)) {
     session.refuse(failure, Stage::kFreeze);
     Failure another;
     const std::int64_t hooks_ms = now_ms() + request.timeout_ms;
@@ -132,7 +141,6 @@ void Agent::freeze(Session& session) {
       say("after an abandoned snapshot: %s", another.text);
     return;
   }
-  sync();
   state_ = State::kFrozen;
   for (std::size_t i = 0; i < kMaxSessions; ++i)
     waits_[i] = sessions_[i].is_open() && &sessions_[i] != &session;

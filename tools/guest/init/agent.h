@@ -42,7 +42,8 @@ class Agent {
   void freeze(Session& session);
   void resume(Session& session);
   void shut_down(Session& session);
-  bool reached_before_freeze(const Session& session) const;
+  bool stop_guest(const Session& session, std::int64_t deadline_ms, agent_abi::Frozen& frozen,
+                  Failure& failure);
 
   State state_ = State::kRunning;
   bool ready_ = false;

@@ -6,6 +6,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <string_view>
+
 namespace volt::init {
 
 namespace {
@@ -30,6 +32,15 @@ bool Session::open(Fd connection) {
   request_bytes_ = 0;
   ending_ = false;
   return true;
+}
+
+void Session::turn_away(const Fd& connection) {
+  constexpr std::string_view kWhy = "there are too many sessions";
+  std::byte memory[256];
+  Outgoing out(memory);
+  const agent_abi::Failed failed = {EAGAIN, static_cast<std::uint32_t>(agent_abi::Stage::kRequest)};
+  out.put(Type::kFailed, failed, std::as_bytes(std::span(kWhy)));
+  out.flush(connection.get());
 }
 
 void Session::close() {
@@ -66,6 +77,12 @@ std::optional<Head> Session::complete_frame() const {
   if (bytes.size() < sizeof head) return std::nullopt;
   memcpy(&head, bytes.data(), sizeof head);
   return head;
+}
+
+bool Session::host_hung_up() const {
+  char byte;
+  const ssize_t got = recv(connection_.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+  return got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR);
 }
 
 Bytes Session::payload() const {

@@ -27,6 +27,8 @@ class Session {
   bool runs_command() const { return command_.has_value(); }
   // false without memory for it.
   bool open(Fd connection);
+  // For a connection that gets no session.
+  static void turn_away(const Fd& connection);
   void close();
 
   void watch(PollSet& set);
@@ -47,6 +49,7 @@ class Session {
   void flush();
 
   bool child_ended(pid_t pid, int status);
+  bool host_hung_up() const;
 
  private:
   bool receive();
