@@ -249,7 +249,7 @@ void make_snapshot(const snapshot::Store& store, const char* name, std::uint64_t
                                   .seed = 1};
   auto booted = must(
       snapshot::boot_sandbox(kvm, {tools::micro_image(), config}, vmm::Deadline::in_ms(60'000)));
-  must(booted.sandbox->machine().memory().write(64 << 20, text));
+  must(booted.sandbox->memory().write(64 << 20, text));
   must(snapshot::capture(kvm, *booted.sandbox, store, must(snapshot::Reference::parse(name)), {}));
 }
 

@@ -1,5 +1,6 @@
 #include "formats/machine_state.h"
 
+#include <algorithm>
 #include <limits>
 #include <string>
 
@@ -17,10 +18,18 @@ constexpr std::uint32_t kAttributeBits = (1 << 13) - 1;
 constexpr Occurrence kVcpuOccurrences[] = {
     {1, 1, "general"}, {2, 1, "special"}, {3, 1, "xsave"},       {4, kMaxXcrs, "xcrs"},
     {5, 1, "debug"},   {6, 1, "events"},  {7, kMaxMsrs, "msrs"}, {9, kMaxCpuidEntries, "cpuid"},
+    {10, 1, "lapic"},
+};
+constexpr Occurrence kVirtioOccurrences[] = {{9, kMaxVirtioQueues, "queues"}};
+constexpr Occurrence kPcOccurrences[] = {
+    {2, 1, "io_apic"},
+    {3, 1, "serial"},
+    {5, kMaxVirtio, "virtio", kVirtioOccurrences},
 };
 constexpr Occurrence kOccurrences[] = {
     {1, kMaxVcpus, "vcpus", kVcpuOccurrences},
     {2, 1, "resume"},
+    {3, 1, "pc", kPcOccurrences},
 };
 
 std::string count_not(int count, const char* expected) {
@@ -105,12 +114,56 @@ Result<> check_vcpu(const v1::Vcpu& vcpu) {
   return check_list("cpuid", vcpu.cpuid_size(), kMaxCpuidEntries);
 }
 
+Result<> check_lapic(bool wanted, const v1::Vcpu& vcpu) {
+  const std::size_t bytes = vcpu.lapic().size();
+  if (bytes == (wanted ? kLapicBytes : 0)) return {};
+  return corrupt("lapic", join({std::to_string(bytes), " bytes, not ", wanted ? "1024" : "0"}));
+}
+
+Result<> check_serial(const v1::Serial& serial) {
+  VOLT_TRY(at_most("interrupt_enable", serial.interrupt_enable(), kMax8Bits));
+  VOLT_TRY(at_most("fifo_control", serial.fifo_control(), kMax8Bits));
+  VOLT_TRY(at_most("line_control", serial.line_control(), kMax8Bits));
+  VOLT_TRY(at_most("modem_control", serial.modem_control(), kMax8Bits));
+  VOLT_TRY(at_most("scratch", serial.scratch(), kMax8Bits));
+  return at_most("divisor", serial.divisor(), kMax16Bits);
+}
+
+Result<> check_virtio(const v1::Virtio& virtio) {
+  VOLT_TRY(check_list("queues", virtio.queues_size(), kMaxVirtioQueues));
+  for (int i = 0; i < virtio.queues_size(); ++i) {
+    const v1::VirtioQueue& queue = virtio.queues(i);
+    const std::uint32_t widest =
+        std::max({queue.size(), queue.next_available(), queue.next_used()});
+    VOLT_TRY(under("queues", static_cast<std::size_t>(i), at_most("", widest, kMax16Bits)));
+  }
+  return {};
+}
+
+Result<> check_pc(const v1::Pc& pc) {
+  if (!pc.has_io_apic()) return corrupt("io_apic", "missing");
+  if (const int count = pc.io_apic().redirections_size(); count != kRedirections) {
+    return corrupt("io_apic.redirections", count_not(count, "24"));
+  }
+  if (!pc.has_serial()) return corrupt("serial", "missing");
+  VOLT_TRY(under("serial", check_serial(pc.serial())));
+  VOLT_TRY(at_most("events", pc.events(), kMax8Bits));
+  VOLT_TRY(check_list("virtio", pc.virtio_size(), kMaxVirtio));
+  for (int i = 0; i < pc.virtio_size(); ++i) {
+    VOLT_TRY(under("virtio", static_cast<std::size_t>(i), check_virtio(pc.virtio(i))));
+  }
+  return {};
+}
+
 Result<> check_state(const MachineState& state) {
   if (state.vcpus().empty()) return corrupt("vcpus", "none");
   VOLT_TRY(check_list("vcpus", state.vcpus_size(), kMaxVcpus));
   for (int i = 0; i < state.vcpus_size(); ++i) {
-    VOLT_TRY(under("vcpus", static_cast<std::size_t>(i), check_vcpu(state.vcpus(i))));
+    const auto number = static_cast<std::size_t>(i);
+    VOLT_TRY(under("vcpus", number, check_vcpu(state.vcpus(i))));
+    VOLT_TRY(under("vcpus", number, check_lapic(state.has_pc(), state.vcpus(i))));
   }
+  if (state.has_pc()) VOLT_TRY(under("pc", check_pc(state.pc())));
   return {};
 }
 

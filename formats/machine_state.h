@@ -18,6 +18,10 @@ inline constexpr std::size_t kMaxXcrs = 16;
 inline constexpr std::size_t kMaxCpuidEntries = 256;
 inline constexpr std::size_t kMinXsaveBytes = 576;
 inline constexpr std::size_t kMaxXsaveBytes = 64 << 10;
+inline constexpr std::size_t kLapicBytes = 1024;
+inline constexpr std::size_t kRedirections = 24;
+inline constexpr std::size_t kMaxVirtio = 8;
+inline constexpr std::size_t kMaxVirtioQueues = 16;
 
 // Every rule that machine_state.proto states, kCorrupt naming vCPU and field otherwise.
 Result<> check(const MachineState& state);

@@ -36,18 +36,6 @@ Result<> write_file(const Draft& draft, const char* name, std::span<const std::b
   return sync(file, name);
 }
 
-Result<formats::MachineState> read_state(const vmm::Kvm& kvm, Sandbox& sandbox) {
-  VOLT_TRY(sandbox.machine().quiesce());
-  const vmm::StateSources sources = VOLT_TRY(vmm::StateSources::probe(kvm));
-  formats::MachineState state;
-  for (const vmm::CpuState& cpu : VOLT_TRY(sandbox.machine().save(sources))) {
-    *state.add_vcpus() = to_message(cpu);
-  }
-  if (sandbox.facts().resume) *state.mutable_resume() = *sandbox.facts().resume;
-  VOLT_TRY(formats::check(state));
-  return state;
-}
-
 using Memory = Sandbox::Origin::Memory;
 
 struct Written {
@@ -58,7 +46,7 @@ struct Written {
 };
 
 ShownBy how_shown(const Sandbox& sandbox) {
-  if (sandbox.origin().memory == Memory::kCopied) return ShownBy::kCopy;
+  if (!sandbox.shows_snapshot()) return ShownBy::kCopy;
   return sandbox.pager().server() == nullptr ? ShownBy::kMap : ShownBy::kPager;
 }
 
@@ -66,8 +54,8 @@ ShownBy how_shown(const Sandbox& sandbox) {
 // its parent is not read through it.
 Result<Written> write_sandbox(const Sandbox& sandbox, std::uint64_t unit_bytes, CaptureMode mode,
                               PageFinder finder, const Fd& file) {
-  const vmm::GuestMemory& memory = sandbox.machine().memory();
-  if (sandbox.origin().memory != Memory::kShown && mode == CaptureMode::kFull) {
+  const vmm::GuestMemory& memory = sandbox.memory();
+  if (!sandbox.shows_snapshot() && mode == CaptureMode::kFull) {
     OwnUnits units(unit_bytes);
     auto entries = VOLT_TRY(write_memory(memory, units, unit_bytes, file));
     const UnitCounts counts = {.changed = entries.size()};
@@ -91,8 +79,8 @@ Result<Written> write_sandbox(const Sandbox& sandbox, std::uint64_t unit_bytes, 
 // The sums of the working set: the parent's where nothing of it changed.
 Result<> sum_written(const Sandbox& sandbox, const Written& written, std::uint64_t unit_bytes,
                      CaptureMode mode, const Fd& file, formats::v1::Guest& guest) {
-  const vmm::GuestMemory& memory = sandbox.machine().memory();
-  const bool compared = sandbox.origin().memory == Memory::kShown || mode == CaptureMode::kDiff;
+  const vmm::GuestMemory& memory = sandbox.memory();
+  const bool compared = sandbox.shows_snapshot() || mode == CaptureMode::kDiff;
   const bool changed =
       !compared || VOLT_TRY(overlaps_working_set(memory, guest, written.changed, unit_bytes));
   if (mode == CaptureMode::kDiff) {
@@ -161,12 +149,11 @@ Result<> fill_manifest(Sandbox& sandbox, const formats::MachineState& state,
                        const CaptureOptions& options, formats::Manifest& manifest) {
   manifest.set_created_by("volt " VOLT_VERSION);
   manifest.set_created_unix_ns(vmm::wall_clock_ns());
-  *manifest.mutable_compatibility() = describe_host(state, VOLT_TRY(sandbox.machine().tsc_khz()));
+  *manifest.mutable_compatibility() = describe_host(state, VOLT_TRY(sandbox.tsc_khz()));
   add_labels(options, manifest);
   manifest.set_parent(sandbox.facts().parent);
   manifest.set_boot_us(sandbox.facts().boot_us);
-  const auto& generation = sandbox.machine().exchange().identity().generation;
-  manifest.mutable_guest()->set_generation(as_string(std::as_bytes(std::span(generation))));
+  manifest.mutable_guest()->set_generation(sandbox.generation());
   return formats::check(manifest);
 }
 
@@ -192,12 +179,12 @@ Result<Captured> capture(const vmm::Kvm& kvm, Sandbox& sandbox, const Store& sto
   }
   const std::uint64_t unit_bytes = options.unit_bytes.value_or(sandbox.origin().unit_bytes);
   VOLT_TRY(check_unit_bytes(unit_bytes));
-  const formats::MachineState state = VOLT_TRY(read_state(kvm, sandbox));
+  const formats::MachineState state = VOLT_TRY(sandbox.read_state(kvm));
   const std::vector<std::byte> state_file = formats::encode(state);
   captured.state_ns = laps.lap();
 
   Draft draft = VOLT_TRY(store.begin());
-  const vmm::GuestMemory& memory = sandbox.machine().memory();
+  const vmm::GuestMemory& memory = sandbox.memory();
   const Fd memory_file = VOLT_TRY(draft.create_file(kMemoryFile));
   LinkedOrNot linked;
   if (options.mode == CaptureMode::kDiff) {

@@ -9,6 +9,8 @@
 #include <cstring>
 #include <iterator>
 
+#include "vmm/pc/cpuid.h"
+
 namespace volt::snapshot {
 namespace {
 
@@ -50,6 +52,10 @@ std::string host_kernel() {
 // CPUID words whose bits are features, of which a guest must not lose any that it was shown.
 constexpr std::uint32_t kFeatureLeaves[] = {1, 7, 0xD, 0x14, 0x8000'0001, 0x8000'0008};
 constexpr std::uint32_t kXsaveLeaf = 0xD;
+// Bits in ECX that say what the guest has switched on, not what its CPU has: OSXSAVE and OSPKE.
+constexpr std::uint32_t switched_on(std::uint32_t function) {
+  return function == 1 ? 1U << 27 : function == 7 ? 1U << 4 : 0;
+}
 
 const kvm_cpuid_entry2* entry_for(const std::vector<kvm_cpuid_entry2>& entries,
                                   std::uint32_t function, std::uint32_t index) {
@@ -62,14 +68,20 @@ const kvm_cpuid_entry2* entry_for(const std::vector<kvm_cpuid_entry2>& entries,
 // Feature bits the snapshot's guest was shown and this host does not have.
 Result<std::vector<Difference>> missing_features(const formats::MachineState& state,
                                                  const vmm::Kvm& kvm) {
-  const std::vector<kvm_cpuid_entry2> host = VOLT_TRY(kvm.get_supported_cpuid());
+  std::vector<kvm_cpuid_entry2> host = VOLT_TRY(kvm.get_supported_cpuid());
+  // A PC has features that KVM gives it without listing them, such as its APIC's timer.
+  if (state.has_pc()) {
+    const auto cpus = static_cast<std::uint32_t>(state.vcpus_size());
+    host = pc::cpuid_of(host, pc::CpuTemplate::kHost, 0, cpus);
+  }
   std::vector<Difference> missing;
   for (const auto& shown : state.vcpus(0).cpuid()) {
     const bool features = std::find(std::begin(kFeatureLeaves), std::end(kFeatureLeaves),
                                     shown.function()) != std::end(kFeatureLeaves);
     if (!features || (shown.function() == kXsaveLeaf && shown.index() > 1)) continue;
     const kvm_cpuid_entry2* has = entry_for(host, shown.function(), shown.index());
-    const std::uint32_t words[][2] = {{shown.ecx(), has == nullptr ? 0 : has->ecx},
+    const std::uint32_t ecx = shown.ecx() & ~switched_on(shown.function());
+    const std::uint32_t words[][2] = {{ecx, has == nullptr ? 0 : has->ecx},
                                       {shown.edx(), has == nullptr ? 0 : has->edx},
                                       {shown.ebx(), has == nullptr ? 0 : has->ebx}};
     const char* const names[] = {"ecx", "edx", "ebx"};

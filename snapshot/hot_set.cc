@@ -180,7 +180,7 @@ Result<std::uint64_t> save_hot_set(Sandbox& sandbox) {
     add(snapshot->guest_address(touch.image_offset) / kPageBytes, false);
   }
   // Written is what is private now; a page of zeros that nobody watches shows only here.
-  for (const vmm::GuestMemory::Region& region : sandbox.machine().memory().regions()) {
+  for (const vmm::GuestMemory::Region& region : sandbox.memory().regions()) {
     for (const PageRange& own : VOLT_TRY(own_pages(region))) {
       for (std::uint64_t n = own.first; n < own.first + own.count; ++n) {
         const std::uint64_t page = region.guest_base / kPageBytes + n;
@@ -204,7 +204,7 @@ Result<HotSetScore> score_hot_set(const formats::HotSet& set, const Sandbox& san
     hot.insert(page.page / kPagesPerBlock);
     if (page.written) populated.insert(page.page);
   }
-  for (const vmm::GuestMemory::Region& region : sandbox.machine().memory().regions()) {
+  for (const vmm::GuestMemory::Region& region : sandbox.memory().regions()) {
     for (const std::uint64_t offset : VOLT_TRY(present_pages(region))) {
       const std::uint64_t address = region.guest_base + offset;
       const auto host = region.host.bytes().subspan(offset, kPageBytes);

@@ -2,6 +2,7 @@
 
 #include "snapshot/check_memory.h"
 #include "snapshot/compatibility.h"
+#include "snapshot/linux_guest.h"
 #include "snapshot/state_codec.h"
 #include "vmm/identity.h"
 #include "vmm/laps.h"
@@ -171,6 +172,33 @@ Sandbox::Origin origin_of(const std::shared_ptr<const OpenedSnapshot>& snapshot,
           .unit_bytes = snapshot->manifest().memory().unit_bytes()};
 }
 
+// Steps 4 to 6 for a Linux guest, whose identity is complete once its agent has answered.
+Result<std::unique_ptr<Sandbox>> make_linux(const vmm::Kvm& kvm, const OpenedSnapshot& snapshot,
+                                            LoadedMemory loaded, const RestoreOptions& options,
+                                            Sandbox::Origin origin, RestorePhases& phases) {
+  vmm::Laps laps;
+  pc::LinuxMachineConfig config = *options.linux_guest;
+  config.cpus = static_cast<std::uint32_t>(snapshot.state().vcpus_size());
+  auto machine = VOLT_TRY(pc::LinuxMachine::build(kvm, std::move(loaded.memory), config));
+  phases.slots_ns = machine->pc().phases().memory_us * 1000;
+  phases.vm_ns = laps.lap() - phases.slots_ns;
+  Sandbox::Facts facts = facts_of(snapshot);
+  auto sandbox = std::make_unique<Sandbox>(std::move(loaded.pager), std::move(machine),
+                                           std::move(facts), std::move(origin));
+  sandbox->keep(std::move(loaded.populating));
+  VOLT_TRY(load_linux(*sandbox, snapshot.state()));
+  phases.state_ns = laps.lap();
+  return sandbox;
+}
+
+// What the caller can do with must be what it is.
+Result<> check_kind(const formats::Manifest& manifest, const RestoreOptions& options) {
+  const bool is_linux = manifest.guest().kind() == kLinuxKind;
+  if (is_linux == options.linux_guest.has_value()) return {};
+  return fail(Code::kConflict, is_linux ? "it is a Linux guest, which has no functions to call"
+                                        : "it is a micro guest, which runs no commands");
+}
+
 }  // namespace
 
 // The whole of a restore; README tells it in the same order.
@@ -186,6 +214,7 @@ Result<Restored> restore(const vmm::Kvm& kvm, const Store& store, const Referenc
   const std::shared_ptr<const OpenedSnapshot> snapshot = resolved.snapshot;
   restored.loader = resolved.loader;
   // 2. Refuse a host that lacks what the guest needs.
+  VOLT_TRY(check_kind(snapshot->manifest(), options));
   VOLT_TRY(check_layout(snapshot->manifest().memory()));
   VOLT_TRY(require_compatible(snapshot->manifest(), snapshot->state(), kvm));
   const bool verify_first = options.verify == RestoreOptions::Verify::kEverythingFirst;
@@ -196,6 +225,12 @@ Result<Restored> restore(const vmm::Kvm& kvm, const Store& store, const Referenc
   restored.hot_set = VOLT_TRY(hot_set_of(resolved, options));
   LoadedMemory loaded = VOLT_TRY(load(resolved, options, restored.hot_set));
   phases.memory_ns = laps.lap();
+
+  if (options.linux_guest) {
+    restored.sandbox = VOLT_TRY(make_linux(kvm, *snapshot, std::move(loaded), options,
+                                           origin_of(snapshot, restored, options), phases));
+    return restored;
+  }
 
   // 4. Build the VM around it: no guest in it yet.
   const std::size_t cpus = static_cast<std::size_t>(snapshot->state().vcpus_size());

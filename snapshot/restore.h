@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "snapshot/loader.h"
@@ -40,10 +41,12 @@ struct RestoreOptions {
   bool isolate_image = false;
   // The socket of a handler written for Firecracker, which fills anonymous memory.
   std::string uffd_handler = {};
+  // For a snapshot of a Linux guest, which is refused without it: its machine, but for the CPUs.
+  std::optional<pc::LinuxMachineConfig> linux_guest = {};
 };
 
 struct Restored {
-  std::unique_ptr<Sandbox> sandbox;  // has not run yet
+  std::unique_ptr<Sandbox> sandbox;  // has not run yet; a Linux guest's: see linux_guest.h
   RestorePhases phases;
   ChosenLoader loader;
   HotSetPlan hot_set;

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "snapshot/linux_codec.h"
+#include "snapshot/state_codec.h"
 #include "vmm/identity.h"
 #include "vmm/os/fault_guard.h"
 
@@ -65,10 +67,46 @@ Result<vmm::Reply> Sandbox::call(const vmm::Call& call, vmm::Deadline deadline,
   return reply;
 }
 
+const vmm::GuestMemory& Sandbox::memory() const {
+  return machine_ != nullptr ? machine_->memory() : linux_->memory();
+}
+
+Result<std::uint64_t> Sandbox::tsc_khz() const {
+  return machine_ != nullptr ? machine_->tsc_khz() : linux_->pc().tsc_khz();
+}
+
+std::string Sandbox::generation() const {
+  if (machine_ == nullptr) return facts_.generation;
+  const auto& generation = machine_->exchange().identity().generation;
+  return as_string(std::as_bytes(std::span(generation)));
+}
+
+Result<formats::MachineState> Sandbox::read_state(const vmm::Kvm& kvm) {
+  formats::MachineState state;
+  if (machine_ != nullptr) {
+    VOLT_TRY(machine_->quiesce());
+    const vmm::StateSources sources = VOLT_TRY(vmm::StateSources::probe(kvm));
+    for (const vmm::CpuState& cpu : VOLT_TRY(machine_->save(sources))) {
+      *state.add_vcpus() = to_message(cpu);
+    }
+  } else {
+    VOLT_TRY(linux_->pc().pause());
+    state = to_message(VOLT_TRY(linux_->save(kvm)));
+  }
+  if (facts_.resume) *state.mutable_resume() = *facts_.resume;
+  VOLT_TRY(formats::check(state));
+  return state;
+}
+
+bool Sandbox::shows_snapshot() const {
+  const bool gave_back = linux_ != nullptr && linux_->gave_memory_back();
+  return origin_.memory == Origin::Memory::kShown && !gave_back;
+}
+
 // The pager knows which page it could not give; a mapped file that was cut short has lost its end.
 bool Sandbox::lost_a_page() const {
   if (pager_.is_served()) return pager_.failure().has_value();
-  for (const vmm::GuestMemory::Region& region : machine_->memory().regions()) {
+  for (const vmm::GuestMemory::Region& region : memory().regions()) {
     if (region.backed.empty()) continue;
     const auto& [offset, bytes] = region.backed.back();
     std::byte last[1];

@@ -11,6 +11,7 @@
 #include "snapshot/loader.h"
 #include "vmm/boot.h"
 #include "vmm/call.h"
+#include "vmm/pc/linux_machine.h"
 
 namespace volt::snapshot {
 
@@ -22,6 +23,7 @@ class Sandbox {
     std::optional<formats::v1::Resume> resume;  // absent: it goes on exactly where it stopped
     std::string parent;                         // digest of the snapshot it came from
     std::uint64_t boot_us = 0;
+    std::string generation;  // of a Linux guest; a micro guest's is in its window
   };
 
   // Where its memory came from, for who captures it.
@@ -48,12 +50,30 @@ class Sandbox {
         facts_(std::move(facts)),
         origin_(std::move(origin)) {}
 
+  // A Linux guest.
+  Sandbox(PagedClone pager, std::unique_ptr<pc::LinuxMachine> machine, Facts facts, Origin origin)
+      : pager_(std::move(pager)),
+        linux_(std::move(machine)),
+        facts_(std::move(facts)),
+        origin_(std::move(origin)) {}
+
   Sandbox(const Sandbox&) = delete;
   Sandbox& operator=(const Sandbox&) = delete;
   ~Sandbox() { pager_.forget(); }
 
+  // Of a micro guest.
   vmm::Machine& machine() { return *machine_; }
   const vmm::Machine& machine() const { return *machine_; }
+  // Null for a micro guest.
+  pc::LinuxMachine* linux_machine() { return linux_.get(); }
+
+  const vmm::GuestMemory& memory() const;
+  Result<std::uint64_t> tsc_khz() const;
+  std::string generation() const;
+  // All but memory, of a sandbox brought to rest.
+  Result<formats::MachineState> read_state(const vmm::Kvm& kvm);
+  // Whether a page that this process does not have to itself is the snapshot's.
+  bool shows_snapshot() const;
   const Facts& facts() const { return facts_; }
   Facts& facts() { return facts_; }
   const PagedClone& pager() const { return pager_; }
@@ -79,6 +99,7 @@ class Sandbox {
   // memory's place at the pager.
   PagedClone pager_;
   std::unique_ptr<vmm::Machine> machine_;
+  std::unique_ptr<pc::LinuxMachine> linux_;  // one of the two
   Facts facts_;
   Origin origin_;
   std::unique_ptr<Populating> populating_;

@@ -59,10 +59,14 @@ Result<> write_out(int fd, std::span<const std::byte> bytes) {
 
 class Session {
  public:
-  Session(vmm::AgentExec exec, int machine_ended)
-      : exec_(std::move(exec)), machine_ended_(machine_ended) {}
+  Session(vmm::AgentExec exec, int machine_ended, bool alone)
+      : exec_(std::move(exec)), machine_ended_(machine_ended), alone_(alone) {}
 
   Result<GuestExit> run(vmm::Deadline deadline) {
+    if (alone_) {
+      input_ended_ = true;
+      VOLT_TRY(exec_.close_stdin());
+    }
     for (;;) {
       VOLT_TRY(take_events());
       if (done_) return exit_;
@@ -79,7 +83,8 @@ class Session {
       if (!event) return {};
       if (const auto* output = std::get_if<vmm::AgentOutput>(&*event)) {
         if (exit_.first_byte_ns == 0) exit_.first_byte_ns = vmm::monotonic_clock_ns();
-        VOLT_TRY(write_out(output->is_error ? STDERR_FILENO : STDOUT_FILENO, output->bytes));
+        const bool is_talk = output->is_error || alone_;
+        VOLT_TRY(write_out(is_talk ? STDERR_FILENO : STDOUT_FILENO, output->bytes));
       } else if (const auto* exit = std::get_if<vmm::AgentExit>(&*event)) {
         exit_.code = exit->shell_code();
         done_ = true;
@@ -124,6 +129,7 @@ class Session {
 
   vmm::AgentExec exec_;
   int machine_ended_;
+  bool alone_;
   GuestExit exit_;
   bool done_ = false, signalled_ = false, input_ended_ = false;
 };
@@ -138,7 +144,7 @@ Result<GuestExit> run_in_guest(vmm::AgentConnection agent, const GuestCommand& c
   if (command.tty) asked.terminal = terminal_size();
   vmm::AgentExec exec = VOLT_TRY(vmm::AgentExec::start(std::move(agent), asked));
   const std::optional<RawTerminal> raw = command.tty ? RawTerminal::begin() : std::nullopt;
-  Session session(std::move(exec), machine_ended);
+  Session session(std::move(exec), machine_ended, command.alone);
   return session.run(deadline);
 }
 

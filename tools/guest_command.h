@@ -13,7 +13,8 @@ struct GuestCommand {
   std::vector<std::string> words;
   std::vector<std::string> variables;  // NAME=VALUE
   std::string directory;
-  bool tty = false;  // on a terminal of its own; this process's becomes raw meanwhile
+  bool tty = false;    // on a terminal of its own; this process's becomes raw meanwhile
+  bool alone = false;  // without input, and all its output is talk (stderr)
 };
 
 // Its exit code, as a shell tells it. SIGINT and SIGTERM are passed on to it. `first_byte_ns` is

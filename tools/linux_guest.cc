@@ -67,15 +67,15 @@ bool type(pc::Serial& serial) {
 Result<pc::Pc::End> attend(pc::LinuxMachine& machine, bool console, vmm::Deadline deadline) {
   bool typing = console;
   for (;;) {
-    pollfd watched[] = {{machine.pc->ended().get(), POLLIN, 0},
-                        {machine.console->event().get(), POLLIN, 0},
+    pollfd watched[] = {{machine.pc().ended().get(), POLLIN, 0},
+                        {machine.console().event().get(), POLLIN, 0},
                         {typing ? STDIN_FILENO : -1, POLLIN, 0}};
     const int ready = ::poll(watched, std::size(watched), deadline.poll_ms());
     if (ready < 0 && errno != EINTR) return sys_error("poll");
     VOLT_TRY(vmm::check_stop());
-    if (console) VOLT_TRY(show(machine.console->take()));
-    if (const auto outcome = machine.pc->outcome()) return *outcome;
-    if (ready > 0 && watched[2].revents != 0) typing = type(machine.pc->serial());
+    if (console) VOLT_TRY(show(machine.console().take()));
+    if (const auto outcome = machine.pc().outcome()) return *outcome;
+    if (ready > 0 && watched[2].revents != 0) typing = type(machine.pc().serial());
     if (deadline.passed()) return fail(Code::kDeadline, "the guest did not end in time");
   }
 }
@@ -90,7 +90,7 @@ Result<LinuxRequest> linux_request(const Arguments& arguments, bool with_agent) 
   config.kernel = request.kernel.bytes();
   if (request.initrd) config.initrd = request.initrd->bytes();
   if (with_agent) {
-    config.agent.emplace(pc::GuestAgent{.program = init_image(), .modules = {}, .vsock = {}});
+    config.agent.emplace(pc::GuestAgent{.program = init_image(), .modules = {}});
     for (const std::string& path : kernel.modules) {
       request.modules.push_back(VOLT_TRY(map_file(path)));
       config.agent->modules.push_back(request.modules.back().bytes());
@@ -100,25 +100,26 @@ Result<LinuxRequest> linux_request(const Arguments& arguments, bool with_agent) 
   config.ram_bytes = VOLT_TRY(arguments.size("--memory", kDefaultMemory));
   const std::uint64_t cpus = VOLT_TRY(arguments.number("--cpus", 1));
   if (cpus == 0 || cpus > 16) return fail(Code::kInvalid, "--cpus: 1 to 16");
-  config.cpus = static_cast<std::uint32_t>(cpus);
-  config.cpu_template = VOLT_TRY(pc::parse_cpu_template(arguments.get("--cpu-template", "host")));
+  config.machine.cpus = static_cast<std::uint32_t>(cpus);
+  config.machine.cpu_template =
+      VOLT_TRY(pc::parse_cpu_template(arguments.get("--cpu-template", "host")));
   config.entry = VOLT_TRY(parse_entry(arguments.get("--boot", "linux64")));
   config.probe_keyboard = arguments.has("--probe-keyboard");
   return request;
 }
 
-Result<pc::LinuxMachine> boot_linux(const vmm::Kvm& kvm, const LinuxRequest& request,
-                                    vmm::Deadline deadline) {
-  pc::LinuxMachine machine = VOLT_TRY(pc::prepare_linux(kvm, request.config));
-  progress("booting Linux " + machine.kernel_version + " with " + machine.command_line);
-  VOLT_TRY(pc::start_linux(machine));
-  if (machine.agent == nullptr) return machine;
-  const Result<agent_abi::Ready> ready = machine.agent->wait_until_ready(deadline);
+Result<pc::LinuxBoot> boot_linux(const vmm::Kvm& kvm, const LinuxRequest& request,
+                                 vmm::Deadline deadline) {
+  pc::LinuxBoot boot = VOLT_TRY(pc::prepare_linux(kvm, request.config));
+  progress("booting Linux " + boot.kernel_version + " with " + boot.command_line);
+  VOLT_TRY(pc::start_linux(boot));
+  if (!request.config.agent) return boot;
+  const Result<agent_abi::Ready> ready = boot.machine->agent().wait_until_ready(deadline);
   if (!ready && ready.error().code == Code::kInterrupted) return std::unexpected(ready.error());
-  if (!ready) return std::unexpected(pc::failed_boot(machine, ready.error()));
-  machine.phases.userspace_us = (vmm::monotonic_clock_ns() - machine.started_ns) / 1000;
-  machine.phases.first_exit_us = (machine.pc->first_exit_ns() - machine.started_ns) / 1000;
-  return machine;
+  if (!ready) return std::unexpected(boot.machine->explained(ready.error()));
+  boot.phases.userspace_us = (vmm::monotonic_clock_ns() - boot.started_ns) / 1000;
+  boot.phases.first_exit_us = (boot.machine->pc().first_exit_ns() - boot.started_ns) / 1000;
+  return boot;
 }
 
 namespace {
@@ -127,13 +128,13 @@ namespace {
 Result<int> run_console(const vmm::Kvm& kvm, LinuxRequest& request, const Arguments& arguments,
                         vmm::Deadline deadline) {
   const bool console = arguments.has("--console");
-  request.config.show_console = console;
-  pc::LinuxMachine machine = VOLT_TRY(boot_linux(kvm, request, deadline));
-  const Result<pc::Pc::End> end = attend(machine, console, deadline);
+  request.config.machine.show_console = console;
+  const pc::LinuxBoot boot = VOLT_TRY(boot_linux(kvm, request, deadline));
+  const Result<pc::Pc::End> end = attend(*boot.machine, console, deadline);
   if (!end && end.error().code == Code::kInterrupted) return std::unexpected(end.error());
   if (!end || *end == pc::Pc::End::kReset) {
     Error what = end ? Error{Code::kGuestCrashed, 0, "the guest reset itself"} : end.error();
-    return std::unexpected(pc::failed_boot(machine, std::move(what)));
+    return std::unexpected(boot.machine->explained(std::move(what)));
   }
   return 0;
 }
@@ -142,9 +143,9 @@ Result<int> run_console(const vmm::Kvm& kvm, LinuxRequest& request, const Argume
 void shut_down(pc::LinuxMachine& machine) {
   constexpr std::uint32_t kGraceMs = 1'000;
   const vmm::Deadline soon = vmm::Deadline::in_ms(3 * kGraceMs);
-  Result<vmm::AgentConnection> agent = machine.agent->connect();
+  Result<vmm::AgentConnection> agent = machine.agent().connect();
   if (!agent || !vmm::shut_down_guest(*std::move(agent), {.grace_ms = kGraceMs}, soon)) return;
-  pollfd ended = {machine.pc->ended().get(), POLLIN, 0};
+  pollfd ended = {machine.pc().ended().get(), POLLIN, 0};
   ::poll(&ended, 1, soon.poll_ms());
 }
 
@@ -163,12 +164,12 @@ Result<int> run_linux(const Arguments& arguments) {
   LinuxRequest request = VOLT_TRY(linux_request(arguments, command));
   const vmm::Kvm kvm = VOLT_TRY(vmm::Kvm::open());
   if (!command) return run_console(kvm, request, arguments, deadline);
-  pc::LinuxMachine machine = VOLT_TRY(boot_linux(kvm, request, deadline));
-  vmm::AgentConnection agent = VOLT_TRY(machine.agent->connect());
+  const pc::LinuxBoot boot = VOLT_TRY(boot_linux(kvm, request, deadline));
+  vmm::AgentConnection agent = VOLT_TRY(boot.machine->agent().connect());
   const Result<GuestExit> exit = run_in_guest(std::move(agent), guest_command(arguments), deadline);
   if (!exit) return std::unexpected(exit.error());
-  shut_down(machine);
-  progress(phases_text(machine.phases));
+  shut_down(*boot.machine);
+  progress(phases_text(boot.phases));
   return exit->code;
 }
 

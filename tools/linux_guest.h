@@ -39,8 +39,8 @@ struct LinuxRequest {
 Result<LinuxRequest> linux_request(const Arguments& arguments, bool with_agent);
 
 // Up to where its agent says that it is ready, or, without one, to its first instruction.
-Result<pc::LinuxMachine> boot_linux(const vmm::Kvm& kvm, const LinuxRequest& request,
-                                    vmm::Deadline deadline);
+Result<pc::LinuxBoot> boot_linux(const vmm::Kvm& kvm, const LinuxRequest& request,
+                                 vmm::Deadline deadline);
 
 inline constexpr Option kEnvOption = {"--env", "NAME=VALUE", "for the command; may be repeated"};
 inline constexpr Option kWorkdirOption = {"--workdir", "DIR", "where the command runs (/)"};

@@ -1,5 +1,6 @@
 #include "tools/output.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -7,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "vmm/interrupt.h"
+#include "vmm/os/file.h"
 
 namespace volt::tools {
 namespace {
@@ -158,6 +160,12 @@ void print_error(const Error& error, std::string_view command, const Arguments& 
   const std::string line =
       document.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
   std::fprintf(stderr, "%s\n", line.c_str());
+}
+
+Result<> write_report(const std::string& path, const nlohmann::ordered_json& document) {
+  const std::string text = document.dump(2) + "\n";
+  const Fd file = VOLT_TRY(open_at(AT_FDCWD, path.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644));
+  return write_all(file, std::as_bytes(std::span(text)), 0, path);
 }
 
 Result<> print_text(std::string_view text) {

@@ -21,6 +21,8 @@ void print_error(const Error& error, std::string_view command, const Arguments& 
 // One document, whole or not at all: a full disk or a closed pipe is an error.
 Result<> print_json(const nlohmann::ordered_json& document);
 Result<> print_text(std::string_view text);
+// The same into a file, which is replaced.
+Result<> write_report(const std::string& path, const nlohmann::ordered_json& document);
 
 // Whether it can stand in a document and in a manifest.
 bool is_utf8(std::string_view text);

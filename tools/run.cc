@@ -5,15 +5,28 @@
 #include "tools/context.h"
 #include "tools/guest_call.h"
 #include "tools/linux_guest.h"
+#include "tools/linux_snapshot.h"
 #include "tools/output.h"
+#include "tools/restore_report.h"
 
 namespace volt::tools {
 namespace {
 
 constexpr Option kOptions[] = {
-    kWorkloadOption, kMemoryOption,        kWorkingSetOption, kSeedOption, kTimeoutOption,
-    kKernelOption,   kInitrdOption,        kCmdlineOption,    kCpusOption, kCpuTemplateOption,
-    kBootOption,     kProbeKeyboardOption, kConsoleOption};
+    kWorkloadOption,   kMemoryOption,
+    kWorkingSetOption, kSeedOption,
+    kTimeoutOption,    kKernelOption,
+    kInitrdOption,     kCmdlineOption,
+    kCpusOption,       kCpuTemplateOption,
+    kBootOption,       kProbeKeyboardOption,
+    kConsoleOption,    {"--from", "REF", "run in a clone of this snapshot of a Linux guest"},
+    kHostnameOption,   kVsockOption,
+    kEnvOption,        kWorkdirOption,
+    kTtyOption,        kReportOption,
+    kLoaderOption,     kHotSetOption,
+    kPagerOption,      kIsolateOption,
+    kHandlerOption,
+};
 
 nlohmann::ordered_json phases_json(const vmm::BootPhases& phases) {
   return {{"vm", phases.vm_us},
@@ -24,6 +37,7 @@ nlohmann::ordered_json phases_json(const vmm::BootPhases& phases) {
 }
 
 Result<int> run(const Arguments& arguments) {
+  if (arguments.has("--from")) return run_from(arguments);
   if (arguments.has("--kernel")) return run_linux(arguments);
   std::vector<std::string> words = arguments.positional();
   if (words.empty()) words = {"health"};

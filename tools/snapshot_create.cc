@@ -10,6 +10,8 @@
 #include "tools/commands.h"
 #include "tools/context.h"
 #include "tools/guest_call.h"
+#include "tools/linux_guest.h"
+#include "tools/linux_snapshot.h"
 #include "tools/output.h"
 #include "tools/size.h"
 #include "tools/storage_options.h"
@@ -32,6 +34,12 @@ constexpr Option kOptions[] = {
     kStoreOption,
     kLevelOption,
     kThreadsOption,
+    kKernelOption,
+    kInitrdOption,
+    kCmdlineOption,
+    kCpusOption,
+    kCpuTemplateOption,
+    kBootOption,
     kTimeoutOption,
 };
 
@@ -50,23 +58,31 @@ Result<std::unique_ptr<snapshot::Sandbox>> make_sandbox(const vmm::Kvm& kvm,
                                                         const snapshot::Store& store,
                                                         const Arguments& arguments,
                                                         vmm::Deadline deadline) {
+  if (arguments.has("--kernel")) {
+    const LinuxRequest request = VOLT_TRY(linux_request(arguments, true));
+    pc::LinuxBoot boot = VOLT_TRY(boot_linux(kvm, request, deadline));
+    return snapshot::linux_sandbox(std::move(boot), request.kernel.bytes());
+  }
   if (!arguments.has("--from")) {
     progress("booting the guest ...");
     return VOLT_TRY(boot_guest(kvm, arguments, deadline)).sandbox;
   }
   const auto parent = VOLT_TRY(snapshot::Reference::parse(arguments.get("--from")));
   progress("restoring " + parent.text() + " ...");
+  if (VOLT_TRY(is_linux_snapshot(store, parent))) {
+    return VOLT_TRY(restore_linux(kvm, store, parent, arguments, deadline)).sandbox;
+  }
   // Not verified first: the capture checks every byte of the parent that goes into the child.
   return VOLT_TRY(snapshot::restore(kvm, store, parent, {})).sandbox;
 }
 
 struct NamedCall {
   std::string text;  // as given, for the manifest
-  vmm::Call call;
+  vmm::Call call;    // of a micro guest
 };
 
 // Every --after, understood before anything boots.
-Result<std::vector<NamedCall>> calls_after(const Arguments& arguments) {
+Result<std::vector<NamedCall>> calls_after(const Arguments& arguments, bool is_linux) {
   std::vector<NamedCall> calls;
   for (const std::string& text : arguments.all("--after")) {
     std::istringstream stream(text);
@@ -76,7 +92,8 @@ Result<std::vector<NamedCall>> calls_after(const Arguments& arguments) {
     if (text.size() > formats::kMaxStringBytes || !is_utf8(text)) {
       return fail(Code::kInvalid, "--after: at most 4096 bytes of UTF-8");
     }
-    calls.push_back({text, VOLT_TRY_IN("--after", parse_call(words))});
+    calls.push_back({text, {}});
+    if (!is_linux) calls.back().call = VOLT_TRY_IN("--after", parse_call(words));
   }
   if (calls.size() > formats::kMaxCalls) return fail(Code::kInvalid, "--after: at most 1024");
   return calls;
@@ -86,7 +103,11 @@ Result<> make_calls(snapshot::Sandbox& sandbox, const std::vector<NamedCall>& ca
                     vmm::Deadline deadline) {
   for (const auto& [text, call] : calls) {
     progress("calling " + text + " ...");
-    VOLT_TRY_IN("--after " + text, sandbox.call(call, deadline, print_guest_log()));
+    if (sandbox.linux_machine() != nullptr) {
+      VOLT_TRY_IN("--after '" + text + "'", run_after(sandbox, text, deadline));
+    } else {
+      VOLT_TRY_IN("--after " + text, sandbox.call(call, deadline, print_guest_log()));
+    }
     sandbox.facts().guest.add_calls(text);
   }
   return {};
@@ -132,6 +153,12 @@ Result<snapshot::CaptureOptions> capture_options(const Arguments& arguments) {
   return options;
 }
 
+Result<bool> will_be_linux(const snapshot::Store& store, const Arguments& arguments) {
+  if (!arguments.has("--from")) return arguments.has("--kernel");
+  const auto parent = VOLT_TRY(snapshot::Reference::parse(arguments.get("--from")));
+  return is_linux_snapshot(store, parent);
+}
+
 Result<> check_options(const Arguments& arguments) {
   if (!arguments.has("--name")) return fail(Code::kInvalid, "--name is missing");
   const auto mode = VOLT_TRY(snapshot::parse_capture_mode(arguments.get("--mode", kDefaultMode)));
@@ -139,13 +166,14 @@ Result<> check_options(const Arguments& arguments) {
     if (mode == snapshot::CaptureMode::kDiff) {
       return fail(Code::kInvalid, "--mode diff: without --from there is nothing to differ from");
     }
-    VOLT_TRY(boot_request(arguments));
+    if (!arguments.has("--kernel")) VOLT_TRY(boot_request(arguments));
     return {};
   }
   if (mode == snapshot::CaptureMode::kDiff && arguments.has("--unit")) {
     return fail(Code::kInvalid, "--unit: a difference has the units of its parent");
   }
-  for (const char* option : {"--workload", "--memory", "--working-set", "--seed"}) {
+  for (const char* option : {"--workload", "--memory", "--working-set", "--seed", "--kernel",
+                             "--initrd", "--cmdline", "--cpus", "--cpu-template", "--boot"}) {
     if (arguments.has(option)) {
       return fail(Code::kInvalid,
                   std::string(option) + " is fixed by the snapshot that --from names");
@@ -155,7 +183,7 @@ Result<> check_options(const Arguments& arguments) {
 }
 
 std::string text_of(const snapshot::Reference& reference, const snapshot::Captured& captured,
-                    std::uint64_t boot_us) {
+                    std::uint64_t boot_us, bool is_linux) {
   const std::string name = reference.tag == "latest" ? reference.name : reference.text();
   std::string text = "created " + reference.text() + "\n  digest   " +
                      digest_text(captured.digest) + "\n  memory   ";
@@ -172,9 +200,10 @@ std::string text_of(const snapshot::Reference& reference, const snapshot::Captur
   if (!captured.full_because.empty()) {
     text += "  mode     full, not diff: " + captured.full_because + "\n";
   }
-  return text + "  replaces " + std::to_string(boot_us) +
-         " us of booting\nrestore it:  volt snapshot restore " + name +
-         "\ncall it:     volt call " + name + " health\n";
+  text += "  replaces " + std::to_string(boot_us) + " us of booting\n";
+  if (is_linux) return text + "run in it:   volt run --from " + name + " -- date\n";
+  return text + "restore it:  volt snapshot restore " + name + "\ncall it:     volt call " + name +
+         " health\n";
 }
 
 Result<int> run(const Arguments& arguments) {
@@ -184,9 +213,10 @@ Result<int> run(const Arguments& arguments) {
     return fail(Code::kInvalid, "--name: a name is chosen, a digest follows from the content");
   }
   const snapshot::CaptureOptions options = VOLT_TRY(capture_options(arguments));
-  const std::vector<NamedCall> calls = VOLT_TRY(calls_after(arguments));
   const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
   const snapshot::Store store = VOLT_TRY(open_store());
+  const bool is_linux = VOLT_TRY(will_be_linux(store, arguments));
+  const std::vector<NamedCall> calls = VOLT_TRY(calls_after(arguments, is_linux));
   if (options.if_taken == snapshot::Store::IfTaken::kRefuse && store.exists(reference)) {
     return fail(Code::kConflict, "a snapshot '" + reference.text() + "' exists already");
   }
@@ -195,8 +225,10 @@ Result<int> run(const Arguments& arguments) {
       VOLT_TRY(make_sandbox(kvm, store, arguments, deadline));
   VOLT_TRY(make_calls(*sandbox, calls, deadline));
   progress("capturing ...");
-  const snapshot::Captured captured =
-      VOLT_TRY_IN("capture", snapshot::capture(kvm, *sandbox, store, reference, options));
+  const snapshot::Captured captured = VOLT_TRY_IN(
+      "capture", is_linux
+                     ? snapshot::capture_linux(kvm, *sandbox, store, reference, options, deadline)
+                     : snapshot::capture(kvm, *sandbox, store, reference, options));
 
   const std::uint64_t boot_us = sandbox->facts().boot_us;
   if (arguments.json()) {
@@ -223,7 +255,7 @@ Result<int> run(const Arguments& arguments) {
                            {"publish", captured.publish_ns / 1000}}}}));
     return 0;
   }
-  VOLT_TRY(print_text(text_of(reference, captured, boot_us)));
+  VOLT_TRY(print_text(text_of(reference, captured, boot_us, is_linux)));
   return 0;
 }
 

@@ -83,4 +83,14 @@ Result<> GuestMemory::write(std::uint64_t address, std::span<const std::byte> fr
   return guarded_copy(VOLT_TRY(at(address, from.size())), from);
 }
 
+// Not by MADV_DONTNEED, after which a mapped file or image shows through again.
+Result<> GuestMemory::discard(std::uint64_t address, std::uint64_t bytes) const {
+  const std::span<std::byte> pages = VOLT_TRY(at(address, bytes));
+  constexpr int kHow = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+  if (::mmap(pages.data(), pages.size(), PROT_READ | PROT_WRITE, kHow, -1, 0) == MAP_FAILED) {
+    return sys_error("mmap", "guest memory");
+  }
+  return settle(pages);
+}
+
 }  // namespace volt::vmm

@@ -57,6 +57,9 @@ class GuestMemory {
   // Copies between host and guest; kPageLost if a page cannot be had.
   Result<> read(std::uint64_t address, std::span<std::byte> into) const;
   Result<> write(std::uint64_t address, std::span<const std::byte> from) const;
+  // From here on these pages are zeros until somebody writes them, and take no memory: what they
+  // showed, a snapshot's content above all, does not come back. The guest may run meanwhile.
+  Result<> discard(std::uint64_t address, std::uint64_t bytes) const;
 
  private:
   std::vector<Region> regions_;

@@ -2,6 +2,7 @@
 // memory, and a machine around them.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <optional>
@@ -9,10 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "vmm/pc/agent_link.h"
-#include "vmm/pc/console.h"
 #include "vmm/pc/kernel_image.h"
-#include "vmm/pc/pc.h"
+#include "vmm/pc/linux_machine.h"
 
 namespace volt::pc {
 
@@ -21,18 +20,15 @@ namespace volt::pc {
 struct GuestAgent {
   std::span<const std::byte> program;
   std::vector<std::span<const std::byte>> modules;  // in the order in which they load
-  virtio::VsockOptions vsock;
 };
 
 struct LinuxBootConfig {
-  std::uint32_t cpus = 1;
+  LinuxMachineConfig machine;
   std::uint64_t ram_bytes = 0;
-  CpuTemplate cpu_template = CpuTemplate::kHost;
   Entry entry = Entry::kLinux64;
   std::span<const std::byte> kernel;
   std::span<const std::byte> initrd;
-  std::string command_line;   // after Volt's own words, so that it may overrule them
-  bool show_console = false;  // what the guest says waits to be taken
+  std::string command_line;  // after Volt's own words, so that it may overrule them
   std::optional<GuestAgent> agent;
   bool probe_keyboard = false;  // say that there is an i8042, which a kernel then looks for
 };
@@ -44,16 +40,17 @@ struct LinuxBootPhases {
   PcPhases pc;
   std::uint64_t first_exit_us = 0;  // from the first KVM_RUN; 0 until there was one
   std::uint64_t userspace_us = 0;   // from the first KVM_RUN; 0 if nobody said that it is there
+  std::uint64_t total_us() const {
+    return kernel_us + load_us + pc.total_us() + std::max(first_exit_us, userspace_us);
+  }
 };
 
-struct LinuxMachine {
-  std::unique_ptr<Console> console;
-  std::unique_ptr<Pc> pc;  // destroyed first
+struct LinuxBoot {
+  std::unique_ptr<LinuxMachine> machine;
   std::string kernel_version;
   std::string command_line;
   LinuxBootPhases phases;
   std::uint64_t started_ns = 0;
-  std::unique_ptr<AgentLink> agent;  // if there is one
 };
 
 // The words Volt puts on every command line: the console; no probing for UARTs that are not there;
@@ -62,11 +59,7 @@ struct LinuxMachine {
 std::string command_line_of(const LinuxBootConfig& config);
 
 // Its CPUs are at the kernel's entry and do not run yet.
-Result<LinuxMachine> prepare_linux(const vmm::Kvm& kvm, const LinuxBootConfig& config);
-Result<> start_linux(LinuxMachine& machine);
-
-// Why a guest did not get where it was to: `what`, the panic, how it crashed or where its CPUs are
-// now, and the console's last lines. Stops it.
-Error failed_boot(LinuxMachine& machine, Error what);
+Result<LinuxBoot> prepare_linux(const vmm::Kvm& kvm, const LinuxBootConfig& config);
+Result<> start_linux(LinuxBoot& boot);
 
 }  // namespace volt::pc

@@ -40,6 +40,7 @@ struct PcPhases {
   std::uint64_t devices_us = 0;
   std::uint64_t cpuid_us = 0;
   std::uint64_t cpus_us = 0;
+  std::uint64_t total_us() const { return vm_us + memory_us + devices_us + cpuid_us + cpus_us; }
 };
 
 // Pinned: threads and KVM keep its address.

@@ -1,0 +1,91 @@
+#include "tools/linux_snapshot.h"
+
+#include <nlohmann/json.hpp>
+
+#include "tools/context.h"
+#include "tools/guest_command.h"
+#include "tools/linux_guest.h"
+#include "tools/output.h"
+#include "tools/restore_report.h"
+#include "vmm/identity.h"
+
+namespace volt::tools {
+namespace {
+
+nlohmann::ordered_json report_json(const snapshot::Reference& reference,
+                                   const snapshot::Restored& restored,
+                                   const agent_abi::Resumed& resumed, const GuestExit& exit,
+                                   std::uint64_t begun_ns) {
+  const std::uint64_t first_byte = exit.first_byte_ns == 0 ? 0 : exit.first_byte_ns - begun_ns;
+  return {{"schema", "volt.run/v1"},
+          {"snapshot", reference.text()},
+          {"exit_code", exit.code},
+          {"loader", loader_json(restored.loader)},
+          {"hot_set", hot_set_json(restored)},
+          {"phases_us", phases_json(restored.phases)},
+          {"first_byte_us", first_byte / 1000},
+          {"clock_step_ns", resumed.clock_step_ns},
+          {"resumed", resumed.resumed}};
+}
+
+Result<snapshot::Restored> restore_frozen(const vmm::Kvm& kvm, const snapshot::Store& store,
+                                          const snapshot::Reference& reference,
+                                          const Arguments& arguments) {
+  snapshot::RestoreOptions options = VOLT_TRY(restore_options(arguments));
+  options.linux_guest.emplace();
+  options.linux_guest->vsock.path = arguments.get("--vsock");
+  return snapshot::restore(kvm, store, reference, options);
+}
+
+}  // namespace
+
+Result<bool> is_linux_snapshot(const snapshot::Store& store, const snapshot::Reference& reference) {
+  const snapshot::OpenedSnapshot opened = VOLT_TRY(
+      snapshot::OpenedSnapshot::open(store, reference, snapshot::OpenedSnapshot::Index::kHead));
+  return opened.manifest().guest().kind() == snapshot::kLinuxKind;
+}
+
+Result<snapshot::Restored> restore_linux(const vmm::Kvm& kvm, const snapshot::Store& store,
+                                         const snapshot::Reference& reference,
+                                         const Arguments& arguments, vmm::Deadline deadline) {
+  snapshot::Restored restored = VOLT_TRY(restore_frozen(kvm, store, reference, arguments));
+  VOLT_TRY(snapshot::resume_linux(restored, arguments.get("--hostname"), deadline));
+  return restored;
+}
+
+Result<> run_after(snapshot::Sandbox& sandbox, const std::string& command, vmm::Deadline deadline) {
+  vmm::AgentConnection agent = VOLT_TRY(sandbox.linux_machine()->agent().connect());
+  const GuestCommand shell = {.words = {"/bin/sh", "-c", command}, .alone = true};
+  const GuestExit exit = VOLT_TRY(run_in_guest(std::move(agent), shell, deadline));
+  if (exit.code == 0) return {};
+  return fail(Code::kGuestCrashed, "it ended with code " + std::to_string(exit.code));
+}
+
+Result<int> run_from(const Arguments& arguments) {
+  const std::uint64_t begun_ns = vmm::monotonic_clock_ns();
+  const auto reference = VOLT_TRY(snapshot::Reference::parse(arguments.get("--from")));
+  if (arguments.positional().empty()) return fail(Code::kInvalid, "a command is missing: -- CMD");
+  const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
+  const snapshot::Store store = VOLT_TRY(restore_store(arguments));
+  const vmm::Kvm kvm = VOLT_TRY(vmm::Kvm::open());
+  snapshot::Restored restored = VOLT_TRY(restore_frozen(kvm, store, reference, arguments));
+  const agent_abi::Resumed resumed =
+      VOLT_TRY(snapshot::resume_linux(restored, arguments.get("--hostname"), deadline));
+  snapshot::Sandbox& sandbox = *restored.sandbox;
+  vmm::AgentConnection agent = VOLT_TRY(sandbox.linux_machine()->agent().connect());
+  const Result<GuestExit> exit = run_in_guest(std::move(agent), guest_command(arguments), deadline);
+  if (!exit) {
+    return std::unexpected(sandbox.explained(sandbox.linux_machine()->explained(exit.error())));
+  }
+  if (arguments.has("--report")) {
+    VOLT_TRY(write_report(arguments.get("--report"),
+                          report_json(reference, restored, resumed, *exit, begun_ns)));
+  }
+  const snapshot::HotSetMode hot_set = VOLT_TRY(restore_options(arguments)).hot_set;
+  VOLT_TRY(keep_recording(store, restored, hot_set));
+  // The kernel takes the VM down with the process; waiting for it would only cost time.
+  [[maybe_unused]] const snapshot::Sandbox* left = restored.sandbox.release();
+  return exit->code;
+}
+
+}  // namespace volt::tools
