@@ -49,7 +49,8 @@ def faults_waiting(pid):
 
 def sanitized():
     with open(volt_cli.volt, "rb") as program:
-        return b"__asan_init" in program.read()
+        content = program.read()
+        return b"__asan_init" in content or b"__tsan_init" in content
 
 
 class PagerTest(CliTest):
