@@ -3,6 +3,7 @@
 #include <linux/virtio_ids.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/random.h>
 
 #include <array>
 #include <csignal>
@@ -14,6 +15,7 @@ namespace {
 
 constexpr std::uint64_t kWakeUpKey = 0;
 constexpr std::size_t kEventsAtOnce = 64;
+constexpr std::uint16_t kEventQueue = 16;
 
 // Signals are for the threads that run guests, but for those that a thread earns by itself.
 sigset_t signals_of_others() {
@@ -31,7 +33,11 @@ Vsock::Vsock(std::unique_ptr<VsockMux> mux, Fd wake_up)
 }
 
 Result<std::unique_ptr<Vsock>> Vsock::create(VsockOptions options) {
-  std::unique_ptr<VsockMux> mux = VOLT_TRY(VsockMux::create(std::move(options)));
+  std::uint32_t first_port = 0;
+  if (::getrandom(&first_port, sizeof first_port, 0) != sizeof first_port) {
+    return sys_error("getrandom");
+  }
+  std::unique_ptr<VsockMux> mux = VOLT_TRY(VsockMux::create(std::move(options), first_port));
   Fd wake_up(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_up.valid()) return sys_error("eventfd");
   epoll_event event = {};
@@ -50,7 +56,7 @@ Vsock::~Vsock() {
 }
 
 Backend::Kind Vsock::kind() const {
-  return {.device_id = VIRTIO_ID_VSOCK, .features = 0, .queue_sizes = {256, 256, 16}};
+  return {.device_id = VIRTIO_ID_VSOCK, .features = 0, .queue_sizes = {256, 256, kEventQueue}};
 }
 
 Result<> Vsock::attach(Port& port) {
@@ -117,7 +123,15 @@ Result<> Vsock::set_guest_cid(std::uint32_t cid) {
 
 VsockState Vsock::save() {
   const std::lock_guard lock(port_->mutex());
-  return {.guest_cid = mux_->guest_cid()};
+  return {.guest_cid = mux_->guest_cid(), .unseen = mux_->unseen()};
+}
+
+Result<> Vsock::load(const VsockState& state) {
+  if (state.unseen.resets > kEventQueue) return fail(Code::kInvalid, "vsock: resets");
+  VOLT_TRY(set_guest_cid(state.guest_cid));
+  const std::lock_guard lock(port_->mutex());
+  mux_->set_unseen(state.unseen);
+  return {};
 }
 
 void Vsock::run() {

@@ -19,6 +19,8 @@ namespace volt::virtio {
 
 struct VsockState {
   std::uint32_t guest_cid = 0;
+  // Of a guest that is saved before it has seen the last restore.
+  VsockMux::Unseen unseen = {};
   bool operator==(const VsockState&) const = default;
 };
 
@@ -42,8 +44,8 @@ class Vsock final : public Backend {
   Result<> set_guest_cid(std::uint32_t cid);
 
   VsockState save();
-  // kInvalid if no guest can have that CID.
-  Result<> load(const VsockState& state) { return set_guest_cid(state.guest_cid); }
+  // After the registers' load(). kInvalid if no device can be in that state.
+  Result<> load(const VsockState& state);
 
   Kind kind() const override;
   Result<> attach(Port& port) override;

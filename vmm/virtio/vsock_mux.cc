@@ -31,7 +31,7 @@ Result<> VsockMux::check_cid(std::uint32_t cid) {
   return fail(Code::kInvalid, "vsock: guest CID " + std::to_string(cid));
 }
 
-Result<std::unique_ptr<VsockMux>> VsockMux::create(VsockOptions options) {
+Result<std::unique_ptr<VsockMux>> VsockMux::create(VsockOptions options, std::uint32_t first_port) {
   VOLT_TRY(check_cid(options.guest_cid));
   Fd epoll(::epoll_create1(EPOLL_CLOEXEC));
   if (!epoll.valid()) return sys_error("epoll_create1");
@@ -41,7 +41,7 @@ Result<std::unique_ptr<VsockMux>> VsockMux::create(VsockOptions options) {
     VOLT_TRY(watch(epoll, listener->fd(), kListenerKey, EPOLLIN | EPOLLET));
   }
   std::unique_ptr<VsockMux> mux(
-      new VsockMux(std::move(options), std::move(epoll), std::move(listener)));
+      new VsockMux(std::move(options), std::move(epoll), std::move(listener), first_port));
   mux->payload_.resize(kMaxPayload);
   return mux;
 }
@@ -152,12 +152,18 @@ void VsockMux::drop_connections() {
 void VsockMux::set_open(bool open) {
   drop_connections();
   reset_ = Reset::kNone;
+  unseen_ = {};
   open_ = open;
 }
 
 void VsockMux::announce_reset() {
   drop_connections();
   if (open_) reset_ = Reset::kToTell;
+}
+
+void VsockMux::set_unseen(Unseen unseen) {
+  unseen_ = unseen;
+  if (open_ && unseen.resets != 0) reset_ = Reset::kTold;
 }
 
 // ---- The guest's side
@@ -174,18 +180,22 @@ Result<> VsockMux::tell_reset(Port& port) {
   Queue& queue = port.queue(kEvents);
   if (!queue.ready()) reset_ = Reset::kNone;  // a driver that does not want to know
   if (reset_ == Reset::kNone) return {};
+  const std::uint16_t published = VOLT_TRY(queue.published());
   if (reset_ == Reset::kTold) {
-    const std::uint16_t published = VOLT_TRY(queue.published());
-    if (published != events_published_) reset_ = Reset::kNone;
+    const auto put_back = static_cast<std::uint16_t>(published - unseen_.published);
+    if (put_back < unseen_.resets) return {};
+    reset_ = Reset::kNone;
+    unseen_ = {};
     return {};
   }
   Chain chain;
-  events_published_ = VOLT_TRY(queue.published());
   const bool popped = VOLT_TRY(queue.pop(chain));
   if (!popped) return {};
   const virtio_vsock_event event = {.id = VIRTIO_VSOCK_EVENT_TRANSPORT_RESET};
   VOLT_TRY(queue.write(chain, 0, std::as_bytes(std::span(&event, 1))));
   VOLT_TRY(queue.push(chain, sizeof event));
+  if (unseen_.resets == 0) unseen_.published = published;
+  ++unseen_.resets;
   reset_ = Reset::kTold;
   return port.interrupt(kEvents);
 }
@@ -319,7 +329,8 @@ std::optional<PacketHead> VsockMux::next_packet(std::size_t room) {
     refusals_.pop_front();
     return head;
   }
-  while (!ready_.empty()) {
+  // Once round: who has data keeps its place while a buffer has room for nothing but a head.
+  for (std::size_t left = ready_.size(); left > 0; --left) {
     const std::uint64_t key = ready_.front();
     ready_.pop_front();
     Entry& entry = connections_.at(key);

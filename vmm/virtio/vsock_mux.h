@@ -44,7 +44,9 @@ class VsockMux {
     Fd socket;
   };
 
-  static Result<std::unique_ptr<VsockMux>> create(VsockOptions options);
+  // Ports of the host are given out from `first_port` on: one that a guest may still have in use,
+  // in a socket of before a restore, had better not come again.
+  static Result<std::unique_ptr<VsockMux>> create(VsockOptions options, std::uint32_t first_port);
 
   const Fd& epoll() const { return epoll_; }
   void on_event(std::uint64_t key, std::uint32_t events);
@@ -60,6 +62,15 @@ class VsockMux {
   void listen(std::uint32_t port, VsockHandler handler);
   // Drops all connections, and tells the guest before anything else.
   void announce_reset();
+  // How many resets the driver has not seen yet, and how many buffers of events it had published
+  // before the first of them.
+  struct Unseen {
+    std::uint16_t resets = 0;
+    std::uint16_t published = 0;
+    bool operator==(const Unseen&) const = default;
+  };
+  Unseen unseen() const { return unseen_; }
+  void set_unseen(Unseen unseen);
 
   static Result<> check_cid(std::uint32_t cid);
   void set_guest_cid(std::uint32_t cid) { options_.guest_cid = cid; }
@@ -75,11 +86,15 @@ class VsockMux {
     bool by_ports = false;  // is in by_ports_
   };
   // The event that tells of a reset must be seen before any packet: the guest's driver would take
-  // connections made meanwhile for old ones. It puts a buffer back when it is done with it.
+  // connections made meanwhile for old ones. It puts the buffer back when it is done with it.
   enum class Reset { kNone, kToTell, kTold };
 
-  VsockMux(VsockOptions options, Fd epoll, std::optional<PathListener> listener)
-      : options_(std::move(options)), epoll_(std::move(epoll)), listener_(std::move(listener)) {}
+  VsockMux(VsockOptions options, Fd epoll, std::optional<PathListener> listener,
+           std::uint32_t first_port)
+      : options_(std::move(options)),
+        epoll_(std::move(epoll)),
+        listener_(std::move(listener)),
+        next_port_(first_port) {}
 
   Result<> tell_reset(Port& port);
   Result<bool> take_from_guest(Port& port);
@@ -105,7 +120,7 @@ class VsockMux {
   std::map<std::uint32_t, VsockHandler> handlers_;
   bool open_ = false;
   Reset reset_ = Reset::kNone;
-  std::uint16_t events_published_ = 0;  // when the guest was told
+  Unseen unseen_;
 
   std::unordered_map<std::uint64_t, Entry> connections_;
   std::map<Ports, std::uint64_t> by_ports_;  // those that the guest knows
@@ -114,7 +129,7 @@ class VsockMux {
   std::deque<PacketHead> refusals_;          // packets that nobody wanted; answered by RST
   std::vector<Handover> handovers_;
   std::uint64_t next_key_ = kFirstKey + 1;
-  std::uint32_t next_port_ = 0;
+  std::uint32_t next_port_;
   std::vector<std::byte> payload_;
 };
 

@@ -166,6 +166,23 @@ TEST_F(VsockLoadTest, AGuestThatFloodsIsNotListenedTo) {
   opened(52);
 }
 
+// A fuzzer's: the device asked the stream for data again and again.
+TEST_F(VsockLoadTest, BuffersForAHeadAloneTakeNoData) {
+  guest->start(1);
+  const Fd other = unix_socket(path(), false);
+  put(other, "CONNECT 52\n");
+  EXPECT_TRUE(driver->wait_until([&] { return driver->used_index(VsockMux::kToGuest) == 1; }));
+  ASSERT_TRUE(driver->add(VsockMux::kToGuest, {VsockGuest::kReceive + 0x10000, 44, true}));
+  const std::uint32_t from = driver->word<std::uint32_t>(VsockGuest::kReceive + 16);
+  put(other, "data");
+  guest->send(52, from, VIRTIO_VSOCK_OP_RESPONSE);
+  EXPECT_EQ(get_line(other), "OK " + std::to_string(from));
+  // It still hears the guest, and says what fits.
+  guest->send(52, from, VIRTIO_VSOCK_OP_SHUTDOWN, {}, 3);
+  EXPECT_TRUE(driver->wait_until([&] { return driver->used_index(VsockMux::kToGuest) == 2; }));
+  EXPECT_TRUE(ended(other));
+}
+
 TEST_F(VsockLoadTest, AGuestsResetDropsItsStreams) {
   guest->start();
   const Fd host = opened(52);
@@ -200,50 +217,86 @@ TEST_F(VsockLoadTest, APausedDeviceLeavesMemoryAlone) {
   }
 }
 
-TEST_F(VsockLoadTest, AfterARestoreOnlyTheListenersAreLeft) {
+// The guest goes on with another device, perhaps on another host, that has been told to begin anew.
+struct VsockRestoreTest : VsockFixture {
+  void restore() {
+    device->pause();
+    const MmioState registers = device->save().value();
+    const VsockState state = vsock->save();
+    const Driver old_driver = *driver;
+    const VsockGuest old_guest = *guest;
+    make();
+    device->pause();
+    ASSERT_TRUE(device->load(registers));
+    ASSERT_TRUE(vsock->load(state));
+    EXPECT_EQ(vsock->save(), state);
+    vsock->transport_reset();
+    device->resume();
+    driver->adopt(old_driver);
+    guest->adopt(old_guest);
+  }
+  void see_event() {
+    const auto used = driver->take_used(VsockMux::kEvents);
+    ASSERT_TRUE(used);
+    EXPECT_EQ(used->written, 4u);
+    ASSERT_TRUE(driver->add(VsockMux::kEvents, {VsockGuest::kEvent, 4, true}));
+    driver->notify(VsockMux::kEvents);
+  }
+  [[nodiscard]] bool told(std::uint16_t times) const {
+    return driver->wait_until([&] { return driver->used_index(VsockMux::kEvents) == times; });
+  }
+  // The device's thread has been round since: it turns a bad greeting away.
+  void expect_silence() {
+    const Fd other = unix_socket(path(), false);
+    put(other, "nonsense\n");
+    EXPECT_TRUE(ended(other));
+    while (const auto packet = guest->try_receive()) {
+      EXPECT_NE(packet->head.target_port, 99u) << "the driver has not seen the event yet";
+    }
+  }
+};
+
+TEST_F(VsockRestoreTest, OnlyListenersAreLeft) {
   guest->start();
   std::uint32_t port = 0;
   const Fd before = opened(52, &port);
   guest->send(52, port, VIRTIO_VSOCK_OP_RW, "mid traffic");
   put(before, "mid traffic");
-  device->pause();
-  const MmioState registers = device->save().value();
-  const VsockState state = vsock->save();
-  EXPECT_EQ(state.guest_cid, kTestCid);
-  // The guest goes on with another device, perhaps on another host.
-  Driver old_driver = *driver;
-  VsockGuest old_guest = *guest;
-  make();
+  restore();
   while (!ended(before)) {
   }
-  ASSERT_TRUE(vsock->load(state));
-  device->pause();
-  ASSERT_TRUE(device->load(registers));
-  vsock->transport_reset();
-  device->resume();
   const Fd early = vsock->connect(99).value();
-
-  // The guest's driver as it was, on the device that is now.
-  driver->adopt(old_driver);
-  guest->adopt(old_guest);
-  ASSERT_TRUE(driver->wait_until([&] { return driver->used_index(VsockMux::kEvents) == 1; }));
+  ASSERT_TRUE(told(1));
   EXPECT_EQ(driver->word<std::uint32_t>(VsockGuest::kEvent), 0u);
-  // What was under way before the snapshot; nothing of the new connection.
-  while (const auto packet = guest->try_receive()) {
-    EXPECT_NE(packet->head.target_port, 99u) << "the driver has not seen the event yet";
-  }
-  ASSERT_TRUE(driver->take_used(VsockMux::kEvents));
-  ASSERT_TRUE(driver->add(VsockMux::kEvents, {VsockGuest::kEvent, 4, true}));
-  driver->notify(VsockMux::kEvents);
+  expect_silence();
+  see_event();
   guest->send(52, port, VIRTIO_VSOCK_OP_RW, "are you there?");
-  bool asked = false;
-  bool reset = false;
+  bool asked = false, reset = false;
   while (!asked || !reset) {
     const auto packet = guest->receive();
     asked = asked || (packet.head.op == VIRTIO_VSOCK_OP_REQUEST && packet.head.target_port == 99);
     reset = reset || (packet.head.op == VIRTIO_VSOCK_OP_RST && packet.head.target_port == 52);
   }
   opened(54);
+}
+
+TEST_F(VsockRestoreTest, EachRestoreIsSeenBeforeAnythingElse) {
+  guest->start();
+  restore();
+  ASSERT_TRUE(told(1));
+  restore();  // the driver has not looked yet
+  const Fd early = vsock->connect(99).value();
+  ASSERT_TRUE(told(2));
+  see_event();
+  expect_silence();
+  see_event();
+  guest->accept(99);
+  ASSERT_TRUE(guest->all_taken());
+  EXPECT_EQ(vsock->save().unseen, VsockMux::Unseen());
+  restore();
+  ASSERT_TRUE(told(3));
+  see_event();
+  opened(53);
 }
 
 TEST_F(VsockLoadTest, ANewCidIsInConfigSpace) {
@@ -256,6 +309,9 @@ TEST_F(VsockLoadTest, ANewCidIsInConfigSpace) {
   EXPECT_EQ(driver->read32(VIRTIO_MMIO_CONFIG_GENERATION), generation + 1);
   EXPECT_EQ(vsock->save().guest_cid, 4242u);
   EXPECT_EQ(vsock->load({.guest_cid = 2}).error().code, Code::kInvalid);
+  const VsockState unlikely = {.guest_cid = 9, .unseen = {.resets = 17, .published = 0}};
+  EXPECT_EQ(vsock->load(unlikely).error().code, Code::kInvalid);
+  EXPECT_EQ(vsock->save().guest_cid, 4242u);
 }
 
 TEST_F(VsockLoadTest, ALostPageStopsTheDeviceAndIsTold) {
