@@ -54,7 +54,7 @@ class FuzzedGuest {
   static constexpr std::uint8_t kOps = 12;  // those of the device follow
 
   explicit FuzzedGuest(std::unique_ptr<Backend> backend) : kind_(backend->kind()) {
-    std::ranges::fill(memory().at(0, kFuzzRam).value(), std::byte{0});
+    std::memset(memory().at(0, kFuzzRam).value().data(), 0, kFuzzRam);
     device_ = Mmio::create(std::move(backend), memory(), vmm::InterruptLine::create().value(),
                            [](const Error&) { expect(false, "no page is ever lost"); })
                   .value();

@@ -154,8 +154,8 @@ void Vsock::run() {
       const Result<bool> worked = mux_->work(*port_);
       busy = worked.value_or(false);
       if (!worked) {
-        mux_->set_open(false);  // until a driver begins anew
         port_->failed(worked.error());
+        mux_->set_open(false);  // until a driver begins anew
       }
       handovers = mux_->take_handovers();
     }

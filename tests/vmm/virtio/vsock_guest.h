@@ -159,6 +159,8 @@ inline void set_patience(const Fd& socket) {
 
 inline Fd unix_socket(const std::string& path, bool listens) {
   Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  EXPECT_TRUE(socket.valid());
+  if (!socket.valid()) return socket;
   set_patience(socket);
   sockaddr_un address = {};
   address.sun_family = AF_UNIX;

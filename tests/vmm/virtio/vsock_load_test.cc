@@ -2,6 +2,8 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+#include <thread>
+
 #include "tests/vmm/virtio/vsock_guest.h"
 #include "vmm/virtio/vsock.h"
 
@@ -217,6 +219,49 @@ TEST_F(VsockLoadTest, APausedDeviceLeavesMemoryAlone) {
   }
 }
 
+TEST_F(VsockLoadTest, APauseHoldsAnywhereInTraffic) {
+  constexpr std::size_t kBytes = 1 << 20;
+  guest->start();
+  guest->window = 4 * kBytes;
+  const Fd host = opened(52);
+  std::thread writer([&] { put(host, std::string(kBytes, 'w')); });
+  std::thread pauser([&] {
+    for (int i = 0; i < 200; ++i) {
+      device->pause();
+      const std::uint16_t used = driver->used_index(VsockMux::kToGuest);
+      const Result<MmioState> state = device->save();
+      EXPECT_EQ(state->queues[VsockMux::kToGuest].next_used, used);
+      EXPECT_EQ(*device->save(), *state);
+      EXPECT_EQ(driver->used_index(VsockMux::kToGuest), used);
+      device->resume();
+    }
+  });
+  EXPECT_EQ(guest->receive_data(kBytes), std::string(kBytes, 'w'));
+  writer.join();
+  pauser.join();
+}
+
+TEST_F(VsockLoadTest, WithoutDescriptorsProgramsAreTurnedAway) {
+  guest->start();
+  const Fd host(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  ASSERT_TRUE(host.valid());
+  set_patience(host);
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  std::ranges::copy(path(), std::begin(address.sun_path));
+  rlimit before = {};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  rlimit none_left = before;
+  none_left.rlim_cur = static_cast<rlim_t>(Fd(::dup(host.get())).get());
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none_left), 0);
+  EXPECT_EQ(::connect(host.get(), static_cast<const sockaddr*>(static_cast<void*>(&address)),
+                      sizeof address),
+            0);
+  EXPECT_TRUE(ended(host));
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  opened(52);
+}
+
 // The guest goes on with another device, perhaps on another host, that has been told to begin anew.
 struct VsockRestoreTest : VsockFixture {
   void restore() {
@@ -270,12 +315,13 @@ TEST_F(VsockRestoreTest, OnlyListenersAreLeft) {
   EXPECT_EQ(driver->word<std::uint32_t>(VsockGuest::kEvent), 0u);
   expect_silence();
   see_event();
-  guest->send(52, port, VIRTIO_VSOCK_OP_RW, "are you there?");
+  // What was under way may be answered too, before this.
+  guest->send(77, port, VIRTIO_VSOCK_OP_RW, "are you there?");
   bool asked = false, reset = false;
   while (!asked || !reset) {
     const auto packet = guest->receive();
     asked = asked || (packet.head.op == VIRTIO_VSOCK_OP_REQUEST && packet.head.target_port == 99);
-    reset = reset || (packet.head.op == VIRTIO_VSOCK_OP_RST && packet.head.target_port == 52);
+    reset = reset || (packet.head.op == VIRTIO_VSOCK_OP_RST && packet.head.target_port == 77);
   }
   opened(54);
 }
