@@ -131,6 +131,8 @@ Result<> check_serial(const v1::Serial& serial) {
 
 Result<> check_virtio(const v1::Virtio& virtio) {
   VOLT_TRY(check_list("queues", virtio.queues_size(), kMaxVirtioQueues));
+  VOLT_TRY(at_most("unseen_resets", virtio.unseen_resets(), kMax16Bits));
+  VOLT_TRY(at_most("unseen_published", virtio.unseen_published(), kMax16Bits));
   for (int i = 0; i < virtio.queues_size(); ++i) {
     const v1::VirtioQueue& queue = virtio.queues(i);
     const std::uint32_t widest =

@@ -118,7 +118,10 @@ formats::MachineState to_message(const pc::LinuxState& state) {
   pc.set_events(state.pc.events);
   for (const virtio::MmioState& device : state.pc.virtio) put(device, *pc.add_virtio());
   if (pc.virtio_size() == static_cast<int>(pc::kLinuxDevices)) {
-    pc.mutable_virtio(kVsock)->set_guest_cid(state.vsock.guest_cid);
+    Virtio& vsock = *pc.mutable_virtio(kVsock);
+    vsock.set_guest_cid(state.vsock.guest_cid);
+    vsock.set_unseen_resets(state.vsock.unseen.resets);
+    vsock.set_unseen_published(state.vsock.unseen.published);
     pc.mutable_virtio(kBalloon)->set_target_pages(state.balloon.target_pages);
     pc.mutable_virtio(kBalloon)->set_actual_pages(state.balloon.actual_pages);
   }
@@ -145,7 +148,10 @@ Result<pc::LinuxState> linux_state_from(const formats::MachineState& message) {
   state.pc.serial = take(pc.serial());
   state.pc.events = static_cast<std::uint8_t>(pc.events());
   for (const Virtio& device : pc.virtio()) state.pc.virtio.push_back(take(device));
-  state.vsock.guest_cid = pc.virtio(kVsock).guest_cid();
+  const Virtio& vsock = pc.virtio(kVsock);
+  state.vsock.guest_cid = vsock.guest_cid();
+  state.vsock.unseen.resets = static_cast<std::uint16_t>(vsock.unseen_resets());
+  state.vsock.unseen.published = static_cast<std::uint16_t>(vsock.unseen_published());
   state.balloon.target_pages = pc.virtio(kBalloon).target_pages();
   state.balloon.actual_pages = pc.virtio(kBalloon).actual_pages();
   return state;

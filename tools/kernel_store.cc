@@ -263,7 +263,7 @@ Result<Kernel> find_kernel(const std::string& word) {
     return kernel;
   }
   const KernelStore store = VOLT_TRY(KernelStore::open());
-  if (!word.empty()) return store.find(word);
+  if (!word.empty() && word != "latest") return store.find(word);
   const std::vector<Kernel> kernels = VOLT_TRY(store.list());
   const Kernel* newest = default_of(kernels);
   if (newest == nullptr) return fail(Code::kNotFound, "no kernel is here yet");

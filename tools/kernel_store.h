@@ -85,8 +85,8 @@ class KernelStore {
 // The one added last, which runs where none was named; null if there is none.
 const Kernel* default_of(std::span<const Kernel> kernels);
 
-// What `--kernel WORD` means: a file, if there is a slash in it, else a kernel's name, else ("")
-// the default. kNotFound says what there is.
+// What `--kernel WORD` means: a file, if there is a slash in it, else a kernel's name, else (empty,
+// or "latest") the default. kNotFound says what there is.
 Result<Kernel> find_kernel(const std::string& word);
 
 }  // namespace volt::tools

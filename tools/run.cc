@@ -59,13 +59,20 @@ Result<int> run(const Arguments& arguments) {
   return 0;
 }
 
+const std::string kHelp =
+    std::string(
+        "With --kernel or --from the guest is Linux, and what follows -- runs in it with this\n"
+        "command's input, output, signals and exit code (126: not executable, 127: not found).\n"
+        "Without a command --console shows it until it ends by itself.\n\n") +
+    kFunctionHelp;
+
 }  // namespace
 
 const Command kRun = {.path = "run",
-                      .operands = "[FUNCTION ARGS]",
-                      .summary = "boot a guest, call one function, print its answer",
-                      .details = kFunctionHelp,
-                      .example = "volt run --workload kv --working-set 8M get 5",
+                      .operands = "[FUNCTION ARGS] | -- COMMAND",
+                      .summary = "boot a guest, run one function or command in it, end",
+                      .details = kHelp.c_str(),
+                      .example = "volt run --from py -- date",
                       .options = kOptions,
                       .least = 0,
                       .most = -1,

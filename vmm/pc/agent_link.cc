@@ -14,21 +14,17 @@ Result<std::unique_ptr<AgentLink>> AgentLink::create(virtio::Vsock& vsock, int m
   if (!calls->event.valid()) return sys_error("eventfd");
   vsock.listen(agent_abi::kPort, [calls](Fd socket) {
     const std::lock_guard lock(calls->mutex);
-    calls->waiting.push_back(std::move(socket));
+    calls->last = std::move(socket);
     ::eventfd_write(calls->event.get(), 1);
   });
   return std::unique_ptr<AgentLink>(new AgentLink(vsock, machine_ended, std::move(calls)));
 }
 
-// The last one; a guest has no reason to call twice.
 Fd AgentLink::take_call() {
   const std::lock_guard lock(calls_->mutex);
   eventfd_t count;
   ::eventfd_read(calls_->event.get(), &count);
-  Fd last;
-  if (!calls_->waiting.empty()) last = std::move(calls_->waiting.back());
-  calls_->waiting.clear();
-  return last;
+  return std::move(calls_->last);
 }
 
 Result<agent_abi::Ready> AgentLink::wait_until_ready(vmm::Deadline deadline) {

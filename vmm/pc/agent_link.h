@@ -4,7 +4,6 @@
 
 #include <memory>
 #include <mutex>
-#include <vector>
 
 #include "vmm/agent_client.h"
 #include "vmm/virtio/vsock.h"
@@ -25,7 +24,7 @@ class AgentLink {
   // Outlives the link, since the device's thread may be about to bring something.
   struct Calls {
     std::mutex mutex;
-    std::vector<Fd> waiting;
+    Fd last;  // a guest has no reason to call twice; one that does all the same keeps one
     Fd event;
   };
   AgentLink(virtio::Vsock& vsock, int machine_ended, std::shared_ptr<Calls> calls)

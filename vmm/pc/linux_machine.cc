@@ -48,7 +48,7 @@ Result<LinuxState> LinuxMachine::save(const vmm::Kvm& kvm) {
 Result<> LinuxMachine::load(const LinuxState& state, std::span<const std::byte, 16> generation,
                             std::uint32_t cid) {
   VOLT_TRY(pc_->load(state.pc));
-  VOLT_TRY(vsock_->set_guest_cid(cid));
+  VOLT_TRY(vsock_->load({.guest_cid = cid, .unseen = state.vsock.unseen}));
   vsock_->transport_reset();
   VOLT_TRY(balloon_->load(state.balloon));
   VOLT_TRY(memory().write(kGeneration, generation));
