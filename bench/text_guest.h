@@ -103,8 +103,7 @@ inline TextGuest capture_text_guest(const vmm::Kvm& kvm, const snapshot::Store& 
   for (std::uint64_t at = 0; at < working_set_bytes; at += kPage) {
     // A stride that is no multiple of a page: the text comes back shifted.
     const auto page = std::span(text).subspan(at / kPage * 4'099 % (16 * kMiB), kPage);
-    must(booted.sandbox->memory().write(
-        guest_abi::working_set_page(guest.base, at / kPage), page));
+    must(booted.sandbox->memory().write(guest_abi::working_set_page(guest.base, at / kPage), page));
     guest.first_words.push_back(0);
     std::memcpy(&guest.first_words.back(), page.data(), 8);
   }
