@@ -134,14 +134,14 @@ void put_identity(std::byte* window) {
   put<std::uint64_t>(window, kIdentity + 64, 2'000'000'000);  // TSC Hz
 }
 
-void put_request(std::byte* window, const Request& request) {
+void put_request(std::byte* window, const Request& request, std::uint32_t number = 1) {
   const std::size_t bytes = request.arguments.size();
   const std::size_t offset = bytes <= 1024 ? kInlineRequest : kLargeRequest;
   if (bytes != 0) std::memcpy(window + offset, request.arguments.data(), bytes);
   put<std::uint32_t>(window, kRequest + 4, request.function);
   put(window, kRequest + 8, static_cast<std::uint32_t>(offset));
   put(window, kRequest + 12, static_cast<std::uint32_t>(bytes));
-  put<std::uint32_t>(window, kRequest, 1);
+  put(window, kRequest, number);
 }
 
 // The kernel ends KVM_RUN without any signal, too: where it has work for this thread, as after a
@@ -276,6 +276,34 @@ Timing existing(int kvm, const char* memory_file, std::uint64_t ram_bytes, const
   clock.step("run");
   keep_reply(vm.window, timing);
   return timing;
+}
+
+std::vector<std::uint64_t> stay(int kvm, const char* memory_file, std::uint64_t ram_bytes,
+                                std::span<const Slot> slots, std::span<const Request> requests) {
+  Vm& vm = *new Vm;  // it stays
+  vm.ram_bytes = ram_bytes;
+  vm.vm = must(::ioctl(kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM");
+  vm.add_window();
+  vm.add_cpu(kvm);
+  map_file(vm, memory_file, 0);
+  vm.add_ram_slots(slots);
+  set_registers(vm.run, kResume);
+  put_identity(vm.window);
+  std::vector<std::uint64_t> checksums;
+  for (const Request& request : requests) {
+    const auto number = static_cast<std::uint32_t>(checksums.size() + 1);
+    put_request(vm.window, request, number);
+    run_to(vm.vcpu, vm.run, kDonePort);
+    const bool answered = take<std::uint32_t>(vm.window, kResponse) == number &&
+                          take<std::uint32_t>(vm.window, kResponse + 4) == 0;
+    if (!answered) {
+      std::fprintf(stderr, "floor: the guest refused request %u\n", number);
+      std::exit(1);
+    }
+    checksums.push_back(
+        take<std::uint64_t>(vm.window, take<std::uint32_t>(vm.window, kResponse + 8)));
+  }
+  return checksums;
 }
 
 Timing boot(int kvm, std::span<const std::byte> elf, std::uint64_t ram_bytes,

@@ -54,6 +54,11 @@ Timing existing(int kvm, const char* memory_file, std::uint64_t ram_bytes, const
 Timing boot(int kvm, std::span<const std::byte> elf, std::uint64_t ram_bytes,
             std::uint32_t workload);
 
+// A new VM as fresh() makes it, which answers these requests and then stays for as long as the
+// process lives: what such a guest costs. Their checksums.
+std::vector<std::uint64_t> stay(int kvm, const char* memory_file, std::uint64_t ram_bytes,
+                                std::span<const Slot> slots, std::span<const Request> requests);
+
 // The bytes the guest answered in the last run, behind the reply's head.
 std::string last_reply();
 
