@@ -109,9 +109,10 @@ TEST(AmlTest, LengthsCountThemselves) {
   const std::string longer = aml::scope("A", std::string(59, 'x'));
   EXPECT_EQ(longer.substr(1, 2), (std::string{'\x41', '\x04'}));
   const std::string longest = aml::scope("A", std::string(5000, 'x'));
-  const std::size_t length = (static_cast<unsigned char>(longest[1]) & 0xFU) |
-                             static_cast<unsigned char>(longest[2]) << 4 |
-                             static_cast<std::size_t>(static_cast<unsigned char>(longest[3])) << 12;
+  const auto byte = [&longest](std::size_t at) {
+    return std::size_t{static_cast<unsigned char>(longest[at])};
+  };
+  const std::size_t length = (byte(1) & 0xF) | byte(2) << 4 | byte(3) << 12;
   EXPECT_EQ(length, longest.size() - 1);
 }
 
