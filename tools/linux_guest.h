@@ -21,8 +21,7 @@ inline constexpr Option kCpusOption = {"--cpus", "N", "how many CPUs it has, at 
 inline constexpr Option kCpuTemplateOption = {"--cpu-template", "host|portable",
                                               "what its CPUs say they are (host)"};
 inline constexpr Option kBootOption = {
-    "--boot", "linux64|pvh|bzimage",
-    "how its kernel is entered: unpacked by Volt (linux64, pvh) or by itself (linux64)"};
+    "--boot", "linux64|pvh|bzimage", "how its kernel is entered; bzimage unpacks itself (linux64)"};
 inline constexpr Option kProbeKeyboardOption = {
     "--probe-keyboard", "", "tell it that there is an i8042, which it then looks for"};
 
