@@ -29,7 +29,7 @@ constexpr Option kOptions[] = {
     {"--from", "REF", "capture a clone of this snapshot instead of a fresh boot"},
     {"--mode", "full|diff", "with --from, diff: store only the units that changed (full)"},
     {"--label", "K=V", "keep this with the snapshot; may be repeated"},
-    {"--unit", "SIZE", "what memory is summed and fetched by, 4K to 2M (64K, or the parent's)"},
+    {"--unit", "SIZE", "what memory is summed and fetched by, 4K to 2M (64K or the parent's)"},
     {"--replace", "", "take the name over if a snapshot has it already"},
     kStoreOption,
     kLevelOption,
