@@ -9,6 +9,7 @@
 #include <charconv>
 #include <cstdio>
 #include <string_view>
+#include <utility>
 
 namespace volt::virtio {
 namespace {
@@ -196,6 +197,8 @@ void VsockConnection::settle() {
     over_ = orphan_;
     return reset();
   }
+  // Once: shutting what is shut is an event of the socket all the same, and brings us here again.
+  if (std::exchange(shut_here_, guest_shut_) == guest_shut_) return;
   if (guest_shut_ == VIRTIO_VSOCK_SHUTDOWN_SEND) ::shutdown(socket_.get(), SHUT_WR);
   if (guest_shut_ == VIRTIO_VSOCK_SHUTDOWN_RCV) ::shutdown(socket_.get(), SHUT_RD);
 }

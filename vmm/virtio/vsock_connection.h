@@ -118,6 +118,7 @@ class VsockConnection {
 
   // VIRTIO_VSOCK_SHUTDOWN_*, each from its sender's point of view.
   std::uint32_t guest_shut_ = 0;
+  std::uint32_t shut_here_ = 0;  // what of the guest's was done to the socket
   std::uint32_t host_shut_ = 0;
   std::uint32_t host_shut_told_ = 0;
 };
