@@ -9,7 +9,7 @@
 #include <string_view>
 
 #include "vmm/os/file.h"
-#include "vmm/pc/elf_kernel.h"
+#include "vmm/elf_file.h"
 #include "vmm/pc/unpack.h"
 
 namespace volt::tools {
@@ -64,10 +64,10 @@ Result<std::map<std::string, std::string>> module_files(const std::string& direc
 Result<std::vector<std::byte>> read_module(const std::string& path) {
   const Fd file = VOLT_TRY(open_at(AT_FDCWD, path.c_str(), O_RDONLY));
   std::vector<std::byte> bytes = VOLT_TRY(read_whole(file, kMostModuleBytes, path));
-  if (!pc::is_elf(bytes)) {
+  if (!vmm::is_elf(bytes)) {
     bytes = VOLT_TRY_IN(path, pc::unpack_unsized(bytes, kMostModuleBytes));
   }
-  if (!pc::is_elf(bytes)) return fail(Code::kCorrupt, path + ": not a module");
+  if (!vmm::is_elf(bytes)) return fail(Code::kCorrupt, path + ": not a module");
   return bytes;
 }
 

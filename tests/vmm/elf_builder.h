@@ -27,17 +27,25 @@ struct ElfParts {
 
 static_assert(offsetof(ElfParts, note) - offsetof(ElfParts, note_head) == 20);
 
+// Of a program with two program headers at `headers`.
+inline Elf64_Ehdr good_elf_head(std::uint64_t headers, std::uint64_t entry) {
+  Elf64_Ehdr head = {};
+  std::memcpy(head.e_ident, ELFMAG, SELFMAG);
+  head.e_ident[EI_CLASS] = ELFCLASS64;
+  head.e_ident[EI_DATA] = ELFDATA2LSB;
+  head.e_ident[EI_VERSION] = EV_CURRENT;
+  head.e_type = ET_EXEC;
+  head.e_machine = EM_X86_64;
+  head.e_entry = entry;
+  head.e_phoff = headers;
+  head.e_phentsize = sizeof(Elf64_Phdr);
+  head.e_phnum = 2;
+  return head;
+}
+
 inline ElfParts good_elf() {
   ElfParts parts = {};
-  std::memcpy(parts.head.e_ident, ELFMAG, SELFMAG);
-  parts.head.e_ident[EI_CLASS] = ELFCLASS64;
-  parts.head.e_ident[EI_DATA] = ELFDATA2LSB;
-  parts.head.e_ident[EI_VERSION] = EV_CURRENT;
-  parts.head.e_type = ET_EXEC;
-  parts.head.e_machine = EM_X86_64;
-  parts.head.e_phoff = offsetof(ElfParts, text);
-  parts.head.e_phentsize = sizeof(Elf64_Phdr);
-  parts.head.e_phnum = 2;
+  parts.head = good_elf_head(offsetof(ElfParts, text), 0);
   parts.text.p_type = PT_LOAD;
   parts.text.p_offset = offsetof(ElfParts, code);
   parts.text.p_paddr = 0x10'0000;

@@ -24,7 +24,6 @@ struct ElfKernel {
   std::optional<std::uint64_t> pvh_entry;  // the same
 };
 
-bool is_elf(std::span<const std::byte> file);
 Result<ElfKernel> parse_elf_kernel(std::span<const std::byte> file);
 
 }  // namespace volt::pc

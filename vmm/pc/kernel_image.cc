@@ -5,7 +5,8 @@
 #include <algorithm>
 #include <string_view>
 
-#include "vmm/pc/checked_slice.h"
+#include "vmm/checked_slice.h"
+#include "vmm/elf_file.h"
 #include "vmm/pc/layout.h"
 #include "vmm/pc/unpack.h"
 
@@ -38,7 +39,7 @@ struct BzImage {
 };
 
 bool is_bz_image(std::span<const std::byte> file) {
-  const auto header = read_at<setup_header>(file, kHeaderAt);
+  const auto header = vmm::read_at<setup_header>(file, kHeaderAt);
   return header && header->boot_flag == kBootFlag && header->header == kHdrS;
 }
 
@@ -55,10 +56,10 @@ Result<> check_protocol(const setup_header& header) {
 
 Result<BzImage> split(std::span<const std::byte> file) {
   BzImage image = {};
-  image.header = *read_at<setup_header>(file, kHeaderAt);
+  image.header = *vmm::read_at<setup_header>(file, kHeaderAt);
   VOLT_TRY(check_protocol(image.header));
   const std::size_t sectors = image.header.setup_sects == 0 ? 4 : image.header.setup_sects;
-  const auto setup = slice(file, 0, (sectors + 1) * kSector);
+  const auto setup = vmm::slice(file, 0, (sectors + 1) * kSector);
   if (!setup) return bad_image("setup_sects: past the end of the file");
   image.setup = *setup;
   const std::size_t header_end = kJump + 2 + std::to_integer<std::size_t>(file[kJump + 1]);
@@ -67,7 +68,8 @@ Result<BzImage> split(std::span<const std::byte> file) {
   }
   image.header_bytes = image.setup.subspan(
       kHeaderAt, std::min({header_end, kHeaderRoomEnd, image.setup.size()}) - kHeaderAt);
-  const auto kernel = slice(file, image.setup.size(), std::uint64_t{image.header.syssize} * 16);
+  const auto kernel =
+      vmm::slice(file, image.setup.size(), std::uint64_t{image.header.syssize} * 16);
   if (!kernel || kernel->size() <= kEntry64) {
     return bad_image("syssize: " + std::string(kernel ? "too small" : "past the end of the file"));
   }
@@ -106,7 +108,7 @@ std::string version_in(std::span<const std::byte> file) {
 
 Result<std::span<const std::byte>> payload_of(const BzImage& image) {
   const auto payload =
-      slice(image.kernel, image.header.payload_offset, image.header.payload_length);
+      vmm::slice(image.kernel, image.header.payload_offset, image.header.payload_length);
   if (!payload) return bad_image("payload: past the end of the kernel");
   if (payload->size() < 8) return bad_image("payload: too small");
   return *payload;
@@ -114,7 +116,7 @@ Result<std::span<const std::byte>> payload_of(const BzImage& image) {
 
 Result<Mapping> unpack_payload(std::span<const std::byte> payload) {
   const std::size_t before_size = payload.size() - sizeof(std::uint32_t);
-  const auto unpacked_bytes = *read_at<std::uint32_t>(payload, before_size);
+  const auto unpacked_bytes = *vmm::read_at<std::uint32_t>(payload, before_size);
   // gzip ends with its size already; after all others the kernel's build has put one.
   const bool own_size = packing_of(payload) == Packing::kGzip;
   return unpack(own_size ? payload : payload.first(before_size), unpacked_bytes);
@@ -167,7 +169,7 @@ Result<KernelImage> KernelImage::parse(std::span<const std::byte> file, Entry en
     VOLT_TRY_IN("kernel image", image.take_bz_image(file));
     return image;
   }
-  if (!is_elf(file)) return bad_image("kernel image: neither a bzImage nor an ELF file");
+  if (!vmm::is_elf(file)) return bad_image("kernel image: neither a bzImage nor an ELF file");
   if (entry == Entry::kBzImage) return unsupported("kernel image: a vmlinux is not a bzImage");
   VOLT_TRY_IN("kernel image", image.take_elf(file));
   return image;

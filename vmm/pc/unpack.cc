@@ -11,7 +11,7 @@
 #include <string>
 #include <string_view>
 
-#include "vmm/pc/checked_slice.h"
+#include "vmm/checked_slice.h"
 
 namespace volt::pc {
 namespace {
@@ -54,8 +54,8 @@ Result<> unpack_lz4(std::span<const std::byte> packed, std::span<std::byte> into
   std::size_t from = sizeof(std::uint32_t);
   std::size_t done = 0;
   while (from < packed.size()) {
-    const auto said = read_at<std::uint32_t>(packed, from);
-    const auto chunk = said ? slice(packed, from + sizeof *said, *said) : std::nullopt;
+    const auto said = vmm::read_at<std::uint32_t>(packed, from);
+    const auto chunk = said ? vmm::slice(packed, from + sizeof *said, *said) : std::nullopt;
     if (!chunk || chunk->size() > LZ4_COMPRESSBOUND(kChunk)) {
       return damaged(Packing::kLz4, "the chunk at " + std::to_string(from) + " runs past the end");
     }

@@ -310,16 +310,8 @@ Result<bool> VsockMux::give_to_guest(Port& port) {
 }
 
 std::optional<PacketHead> VsockMux::next_packet(std::size_t room) {
-  PacketHead head = {.source_cid = kHostCid,
-                     .target_cid = options_.guest_cid,
-                     .source_port = 0,
-                     .target_port = 0,
-                     .bytes = 0,
-                     .type = VIRTIO_VSOCK_TYPE_STREAM,
-                     .op = VIRTIO_VSOCK_OP_RST,
-                     .flags = 0,
-                     .window = 0,
-                     .forwarded = 0};
+  PacketHead head = {.source_cid = kHostCid, .target_cid = options_.guest_cid};
+  head.op = VIRTIO_VSOCK_OP_RST;
   if (!refusals_.empty()) {
     const PacketHead& refused = refusals_.front();
     head.source_cid = refused.target_cid;

@@ -19,14 +19,14 @@ using PacketHeadBytes = std::array<std::byte, kPacketHeadBytes>;
 struct PacketHead {
   std::uint64_t source_cid;
   std::uint64_t target_cid;
-  std::uint32_t source_port;
-  std::uint32_t target_port;
-  std::uint32_t bytes;
-  std::uint16_t type;
-  std::uint16_t op;
-  std::uint32_t flags;
-  std::uint32_t window;     // how much its sender can hold
-  std::uint32_t forwarded;  // how much of what it was sent it has passed on, modulo 2^32
+  std::uint32_t source_port = 0;
+  std::uint32_t target_port = 0;
+  std::uint32_t bytes = 0;
+  std::uint16_t type = VIRTIO_VSOCK_TYPE_STREAM;
+  std::uint16_t op = VIRTIO_VSOCK_OP_INVALID;
+  std::uint32_t flags = 0;
+  std::uint32_t window = 0;     // how much its sender can hold
+  std::uint32_t forwarded = 0;  // how much of what it was sent it has passed on, modulo 2^32
 };
 
 inline PacketHead decode(const PacketHeadBytes& bytes) {

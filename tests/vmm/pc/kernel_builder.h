@@ -16,6 +16,8 @@
 #include <string_view>
 #include <vector>
 
+#include "tests/vmm/elf_builder.h"
+
 namespace volt::pc {
 
 using Bytes = std::vector<std::byte>;
@@ -46,14 +48,7 @@ inline constexpr std::uint64_t kTestKernelMemory = 0x3000;
 
 inline VmlinuxParts good_vmlinux() {
   VmlinuxParts parts = {};
-  std::memcpy(parts.head.e_ident, ELFMAG, SELFMAG);
-  parts.head.e_ident[EI_CLASS] = ELFCLASS64;
-  parts.head.e_ident[EI_DATA] = ELFDATA2LSB;
-  parts.head.e_machine = EM_X86_64;
-  parts.head.e_entry = kTestKernel;
-  parts.head.e_phoff = offsetof(VmlinuxParts, text);
-  parts.head.e_phentsize = sizeof(Elf64_Phdr);
-  parts.head.e_phnum = 2;
+  parts.head = vmm::good_elf_head(offsetof(VmlinuxParts, text), kTestKernel);
   parts.text.p_type = PT_LOAD;
   parts.text.p_offset = offsetof(VmlinuxParts, code);
   parts.text.p_vaddr = 0xFFFF'FFFF'8100'0000;

@@ -133,12 +133,7 @@ TEST_F(VsockLoadTest, AGuestThatFloodsIsNotListenedTo) {
                            .target_cid = kHostCid,
                            .source_port = 1,
                            .target_port = 2,
-                           .bytes = 0,
-                           .type = VIRTIO_VSOCK_TYPE_STREAM,
-                           .op = VIRTIO_VSOCK_OP_RW,
-                           .flags = 0,
-                           .window = 0,
-                           .forwarded = 0};
+                           .op = VIRTIO_VSOCK_OP_RW};
   const PacketHeadBytes bytes = encode(head);
   std::ranges::copy(bytes, driver->bytes(VsockGuest::kSend, bytes.size()).begin());
   const auto flood = [&] {

@@ -128,12 +128,7 @@ TEST_F(VsockTest, WhatNobodyKnowsIsReset) {
                      .target_cid = 9,
                      .source_port = 5,
                      .target_port = 6,
-                     .bytes = 0,
-                     .type = VIRTIO_VSOCK_TYPE_STREAM,
-                     .op = VIRTIO_VSOCK_OP_REQUEST,
-                     .flags = 0,
-                     .window = 0,
-                     .forwarded = 0};
+                     .op = VIRTIO_VSOCK_OP_REQUEST};
   guest->send_packet(head, {});
   EXPECT_EQ(guest->receive(VIRTIO_VSOCK_OP_RST).head.source_cid, 9u) << "another target";
   head.target_cid = kHostCid;

@@ -8,7 +8,7 @@
 #include <span>
 #include <type_traits>
 
-namespace volt::pc {
+namespace volt::vmm {
 
 // [offset, offset + bytes) of `file`.
 inline std::optional<std::span<const std::byte>> slice(std::span<const std::byte> file,
@@ -27,4 +27,4 @@ std::optional<T> read_at(std::span<const std::byte> file, std::uint64_t offset) 
   return value;
 }
 
-}  // namespace volt::pc
+}  // namespace volt::vmm
