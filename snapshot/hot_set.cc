@@ -179,14 +179,19 @@ Result<std::uint64_t> save_hot_set(Sandbox& sandbox) {
   for (const uffd::Recording::Touch& touch : recording.touches) {
     add(snapshot->guest_address(touch.image_offset) / kPageBytes, false);
   }
-  // Written is what is private now; a page of zeros that nobody watches shows only here.
+  // Written is what is private now; a page of zeros that nobody watches shows only here. KVM hands
+  // a fault that must wait to a thread of its own, which asks for a page to write whatever the
+  // guest does: a private page that has the snapshot's bytes was only read.
   for (const vmm::GuestMemory::Region& region : sandbox.memory().regions()) {
     for (const PageRange& own : VOLT_TRY(own_pages(region))) {
       for (std::uint64_t n = own.first; n < own.first + own.count; ++n) {
         const std::uint64_t page = region.guest_base / kPageBytes + n;
         const bool data = data_offset(snapshot->manifest().memory(), page).has_value();
-        // Data pages beyond the bound are not hot.
-        if (!data || place.contains(page)) add(page, true);
+        if (data && !place.contains(page)) continue;  // beyond the bound, so it is not hot
+        const auto host = region.host.bytes().subspan(n * kPageBytes, kPageBytes);
+        bool written = true;
+        if (data) written = VOLT_TRY(differs(sandbox, page * kPageBytes, host));
+        add(page, written);
       }
     }
   }

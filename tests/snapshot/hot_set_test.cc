@@ -3,6 +3,7 @@
 #include "snapshot/hot_set.h"
 
 #include <poll.h>
+#include <sys/mman.h>
 
 #include <set>
 
@@ -77,6 +78,21 @@ TEST_P(HotSetTest, FirstTouchesAreKeptInOrderAndWritesAreTold) {
   EXPECT_TRUE(set.pages[touched].written);
   EXPECT_FALSE(set.pages[last].written);
   EXPECT_EQ(place_of(set, base + 200), set.pages.size()) << "a page nobody touched";
+}
+
+// As KVM does for a guest with an interrupt controller: its worker asks for a page to write.
+TEST_P(HotSetTest, AReadThatWasServedAsAWriteIsARead) {
+  const std::uint64_t base = first_page();
+  record([base](Sandbox& sandbox) {
+    const auto read = must(sandbox.memory().at((base + 300) * snapshot::kPageBytes, 4096));
+    ASSERT_EQ(::madvise(read.data(), read.size(), MADV_POPULATE_WRITE), 0);
+    must(call(sandbox, Function::kScan, {300, 1}));
+    must(call(sandbox, Function::kTouch, {7}));
+  });
+  const formats::HotSet set = recorded();
+  ASSERT_LT(place_of(set, base + 300), set.pages.size());
+  EXPECT_FALSE(set.pages[place_of(set, base + 300)].written);
+  EXPECT_TRUE(set.pages[place_of(set, base + 7)].written);
 }
 
 TEST_P(HotSetTest, TheSnapshotStaysWhatItIsAndVerifyFindsNothingStrange) {
