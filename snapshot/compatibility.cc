@@ -8,8 +8,10 @@
 #include <cstdio>
 #include <cstring>
 #include <iterator>
+#include <optional>
 
 #include "vmm/pc/cpuid.h"
+#include "vmm/tsc.h"
 
 namespace volt::snapshot {
 namespace {
@@ -98,29 +100,10 @@ Result<std::vector<Difference>> missing_features(const formats::MachineState& st
   return missing;
 }
 
-}  // namespace
-
-Compatibility describe_host(const formats::MachineState& state, std::uint64_t tsc_khz) {
-  Compatibility host;
-  host.set_kvm_vendor(host_kvm_vendor());
-  host.set_cpu_vendor(host_cpu_vendor());
-  host.set_cpu_signature(host_cpu_signature());
-  host.set_kernel_release(host_kernel());
-  host.set_tsc_khz(tsc_khz);
-  for (const char* feature : kBaseline) host.add_cpu_features(feature);
-  host.add_kvm_capabilities(KVM_CAP_SYNC_REGS);
-  host.set_exact_state(!state.has_resume());
-  if (host.exact_state()) {
-    std::vector<std::uint32_t> msrs;
-    for (const auto& msr : state.vcpus(0).msrs()) msrs.push_back(msr.index());
-    std::sort(msrs.begin(), msrs.end());
-    for (const std::uint32_t msr : msrs) host.add_msrs(msr);
-  }
-  return host;
-}
-
-Result<std::vector<Difference>> compare(const formats::Manifest& manifest,
-                                        const formats::MachineState& state, const vmm::Kvm& kvm) {
+// What can be told without making a VM.
+Result<std::vector<Difference>> differences_at_rest(const formats::Manifest& manifest,
+                                                    const formats::MachineState& state,
+                                                    const vmm::Kvm& kvm) {
   const Compatibility& need = manifest.compatibility();
   std::vector<Difference> differences;
   for (const std::string& feature : need.cpu_features()) {
@@ -152,12 +135,50 @@ Result<std::vector<Difference>> compare(const formats::Manifest& manifest,
       }
     }
   }
-  std::vector<Difference> ordered;
-  for (const bool prevents : {true, false}) {
-    std::ranges::copy_if(differences, std::back_inserter(ordered),
-                         [prevents](const Difference& each) { return each.prevents == prevents; });
+  return differences;
+}
+
+// A guest that counts with its TSC goes on only where that keeps its frequency.
+Result<std::optional<Difference>> other_tsc(const Compatibility& need, const vmm::Kvm& kvm) {
+  const vmm::Vm vm = VOLT_TRY(kvm.create_vm());
+  const std::uint64_t host_khz = VOLT_TRY(vm.get_tsc_khz());
+  if (vmm::is_same_tsc(need.tsc_khz(), host_khz)) return std::nullopt;
+  const bool scales = VOLT_TRY(kvm.check_extension(KVM_CAP_TSC_CONTROL)) > 0;
+  return Difference{"tsc khz", std::to_string(need.tsc_khz()),
+                    std::to_string(host_khz) + (scales ? ", scaled by KVM" : ", not scalable"),
+                    !scales};
+}
+
+}  // namespace
+
+Compatibility describe_host(const formats::MachineState& state, std::uint64_t tsc_khz) {
+  Compatibility host;
+  host.set_kvm_vendor(host_kvm_vendor());
+  host.set_cpu_vendor(host_cpu_vendor());
+  host.set_cpu_signature(host_cpu_signature());
+  host.set_kernel_release(host_kernel());
+  host.set_tsc_khz(tsc_khz);
+  for (const char* feature : kBaseline) host.add_cpu_features(feature);
+  host.add_kvm_capabilities(KVM_CAP_SYNC_REGS);
+  host.set_exact_state(!state.has_resume());
+  if (host.exact_state()) {
+    std::vector<std::uint32_t> msrs;
+    for (const auto& msr : state.vcpus(0).msrs()) msrs.push_back(msr.index());
+    std::sort(msrs.begin(), msrs.end());
+    for (const std::uint32_t msr : msrs) host.add_msrs(msr);
   }
-  return ordered;
+  return host;
+}
+
+Result<std::vector<Difference>> compare(const formats::Manifest& manifest,
+                                        const formats::MachineState& state, const vmm::Kvm& kvm) {
+  std::vector<Difference> differences = VOLT_TRY(differences_at_rest(manifest, state, kvm));
+  if (state.has_pc()) {
+    auto tsc = VOLT_TRY(other_tsc(manifest.compatibility(), kvm));
+    if (tsc) differences.push_back(*std::move(tsc));
+  }
+  std::ranges::stable_partition(differences, &Difference::prevents);
+  return differences;
 }
 
 Result<> require_compatible(const formats::Manifest& manifest, const formats::MachineState& state,
@@ -168,12 +189,12 @@ Result<> require_compatible(const formats::Manifest& manifest, const formats::Ma
       need.kvm_capabilities(0) == KVM_CAP_SYNC_REGS &&  // Kvm::open() insists on it
       std::all_of(need.cpu_features().begin(), need.cpu_features().end(), host_has);
   if (only_baseline) return {};
-  const std::vector<Difference> differences = VOLT_TRY(compare(manifest, state, kvm));
-  if (differences.empty() || !differences[0].prevents) return {};
-  const Difference& first = differences[0];
-  return fail(Code::kUnsupported, "this host cannot restore it: " + first.field +
-                                      ": the snapshot has " + first.snapshot + ", this host " +
-                                      first.host);
+  const auto differences = VOLT_TRY(differences_at_rest(manifest, state, kvm));
+  const auto first = std::ranges::find_if(differences, &Difference::prevents);
+  if (first == differences.end()) return {};
+  return fail(Code::kUnsupported, "this host cannot restore it: " + first->field +
+                                      ": the snapshot has " + first->snapshot + ", this host " +
+                                      first->host);
 }
 
 }  // namespace volt::snapshot

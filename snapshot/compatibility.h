@@ -22,12 +22,14 @@ struct Difference {
 };
 
 // A guest with a resume entry needs only CPU features that it names. One that goes on exactly where
-// it stopped also needs the same CPU vendor and every CPUID feature it was shown.
+// it stopped also needs the same CPU vendor and every CPUID feature it was shown; a PC, besides,
+// the frequency of its TSC, by itself or scaled.
 Result<std::vector<Difference>> compare(const formats::Manifest& manifest,
                                         const formats::MachineState& state, const vmm::Kvm& kvm);
 
 // kUnsupported naming the first difference that prevents a restore. On the way of every restore:
-// for a guest with a resume entry it asks neither the kernel nor the CPU anything.
+// for a guest with a resume entry it asks neither the kernel nor the CPU anything, and the TSC's
+// frequency is left to the VM that is made anyway (Pc::match_tsc).
 Result<> require_compatible(const formats::Manifest& manifest, const formats::MachineState& state,
                             const vmm::Kvm& kvm);
 

@@ -186,6 +186,8 @@ Result<std::unique_ptr<Sandbox>> make_linux(const vmm::Kvm& kvm, const OpenedSna
   auto sandbox = std::make_unique<Sandbox>(std::move(loaded.pager), std::move(machine),
                                            std::move(facts), std::move(origin));
   sandbox->keep(std::move(loaded.populating));
+  pc::Pc& pc = sandbox->linux_machine()->pc();
+  VOLT_TRY(pc.match_tsc(kvm, snapshot.manifest().compatibility().tsc_khz()));
   VOLT_TRY(load_linux(*sandbox, snapshot.state()));
   phases.state_ns = laps.lap();
   return sandbox;

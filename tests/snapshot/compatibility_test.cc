@@ -115,6 +115,26 @@ TEST_F(CompatibilityTest, AnotherKernelOrSteppingIsListedAndPreventsNothing) {
   EXPECT_EQ(differences[1].snapshot, "2.6.32");
 }
 
+// A frequency that differs by more than clocks are corrected for must be scaled, or prevents it.
+TEST_F(CompatibilityTest, AnotherTscIsNamedForAGuestThatCountsWithIt) {
+  const snapshot::OpenedSnapshot snapshot = open("exact");
+  formats::Manifest manifest = snapshot.manifest();
+  Needs& needs = *manifest.mutable_compatibility();
+  const std::uint64_t khz = needs.tsc_khz();
+  needs.set_tsc_khz(khz + khz / 1000);
+  EXPECT_TRUE(must(compare(manifest, snapshot.state(), kvm())).empty()) << "it has no clock";
+
+  formats::MachineState counts = snapshot.state();
+  counts.mutable_pc();
+  const std::vector<Difference> differences = must(compare(manifest, counts, kvm()));
+  ASSERT_EQ(differences.size(), 1U);
+  EXPECT_EQ(differences[0].field, "tsc khz");
+  EXPECT_EQ(differences[0].snapshot, std::to_string(khz + khz / 1000));
+  EXPECT_EQ(differences[0].prevents, must(kvm().check_extension(KVM_CAP_TSC_CONTROL)) == 0);
+  needs.set_tsc_khz(khz + khz / 10'000);
+  EXPECT_TRUE(must(compare(manifest, counts, kvm())).empty());
+}
+
 TEST_F(CompatibilityTest, WhatPreventsARestoreIsListedBeforeWhatDoesNot) {
   expect_refused("any", "kvm capability", std::to_string(kNoCapability), [](Needs& needs, auto&) {
     needs.set_kernel_release("2.6.32");

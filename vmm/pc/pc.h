@@ -76,6 +76,9 @@ class Pc {
   // Where each CPU is, in words. Paused or ended.
   std::string describe_cpus() const;
 
+  // Before load(): its CPUs count time as those of the snapshot did. kUnsupported where this host's
+  // do not and KVM cannot scale them.
+  Result<> match_tsc(const vmm::Kvm& kvm, std::uint64_t khz);
   // All but memory, of a machine at rest.
   Result<PcState> save(const vmm::Kvm& kvm) const;
   // Into a machine with the same CPUs and devices that has not run yet. The state comes from a

@@ -1,8 +1,10 @@
 #include "vmm/pc/pc_state.h"
 
 #include <algorithm>
+#include <string>
 
 #include "vmm/pc/pc.h"
+#include "vmm/tsc.h"
 
 namespace volt::pc {
 namespace {
@@ -26,6 +28,19 @@ void align_tscs(std::vector<vmm::CpuState>& cpus) {
 }
 
 }  // namespace
+
+Result<> Pc::match_tsc(const vmm::Kvm& kvm, std::uint64_t khz) {
+  const std::uint64_t host_khz = VOLT_TRY(tsc_khz());
+  if (vmm::is_same_tsc(khz, host_khz)) return {};
+  const bool scales = VOLT_TRY(kvm.check_extension(KVM_CAP_TSC_CONTROL)) > 0;
+  if (khz == 0 || !scales) {
+    return fail(Code::kUnsupported, "its TSC ran at " + std::to_string(khz) +
+                                        " kHz, this host's at " + std::to_string(host_khz) +
+                                        ", which KVM cannot scale here");
+  }
+  for (const auto& cpu : cpus_) VOLT_TRY(cpu->vcpu.set_tsc_khz(khz));
+  return {};
+}
 
 Result<PcState> Pc::save(const vmm::Kvm& kvm) const {
   PcState state;

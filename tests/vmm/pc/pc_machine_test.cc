@@ -7,6 +7,7 @@
 #include "tests/kvm_fixture.h"
 #include "vmm/pc/layout.h"
 #include "vmm/pc/pc.h"
+#include "vmm/tsc.h"
 
 namespace volt::test {
 namespace {
@@ -180,6 +181,26 @@ TEST_F(PcTest, DevicesAreReachedByTheirAddresses) {
   ASSERT_TRUE(run(*pc));
   EXPECT_EQ(said_, "7\xFF");
   EXPECT_EQ(device.written, (std::pair<std::uint64_t, std::uint8_t>{9, '7'}));
+}
+
+TEST_F(PcTest, CountsTimeAsTheSnapshotDidOrSaysWhyNot) {
+  static_assert(vmm::is_same_tsc(2'000'500, 2'000'000));
+  static_assert(!vmm::is_same_tsc(2'000'501, 2'000'000));
+  static_assert(!vmm::is_same_tsc(1'999'499, 2'000'000));
+  static_assert(!vmm::is_same_tsc(0, ~std::uint64_t{0}) && !vmm::is_same_tsc(~std::uint64_t{0}, 0));
+  const auto pc = machine(kSpin);
+  const std::uint64_t khz = pc->tsc_khz().value();
+  EXPECT_TRUE(pc->match_tsc(kvm(), khz));
+  const Result<> faster = pc->match_tsc(kvm(), khz + khz / 100);
+  if (kvm().check_extension(KVM_CAP_TSC_CONTROL).value() > 0) {
+    EXPECT_TRUE(faster);
+  } else {
+    ASSERT_FALSE(faster);
+    EXPECT_EQ(faster.error().code, Code::kUnsupported);
+    const std::string named = std::to_string(khz + khz / 100) + " kHz";
+    EXPECT_NE(faster.error().context.find(named), std::string::npos) << faster.error().context;
+  }
+  EXPECT_FALSE(pc->match_tsc(kvm(), 0)) << "KVM would take it for its own frequency";
 }
 
 TEST_F(PcTest, HasOneToSixteenCpus) {
