@@ -5,7 +5,6 @@
 #include <cstring>
 
 #include "snapshot/linux_codec.h"
-#include "vmm/identity.h"
 #include "vmm/laps.h"
 
 namespace volt::snapshot {
@@ -57,14 +56,18 @@ Result<agent_abi::Resumed> resume_linux(Restored& restored, const std::string& h
                                         vmm::Deadline deadline) {
   vmm::Laps laps;
   Sandbox& sandbox = *restored.sandbox;
-  vmm::AgentIdentity identity = {
-      .generation = {}, .entropy = {}, .wall_ns = 0, .hostname = hostname};
+  pc::LinuxMachine& machine = *sandbox.linux_machine();
+  const pc::ClockSample clocks = VOLT_TRY(machine.pc().sample_clocks());
+  vmm::AgentIdentity identity = {.generation = {},
+                                 .entropy = {},
+                                 .wall_ns = clocks.wall_ns,
+                                 .tsc = clocks.tsc,
+                                 .tsc_khz = clocks.tsc_khz,
+                                 .hostname = hostname};
   std::memcpy(identity.generation.data(), sandbox.facts().generation.data(), kGenerationBytes);
   VOLT_TRY(fill_randomly(std::as_writable_bytes(std::span(identity.entropy))));
-  pc::LinuxMachine& machine = *sandbox.linux_machine();
   VOLT_TRY(machine.pc().run());
   vmm::AgentConnection agent = VOLT_TRY(machine.agent().connect());
-  identity.wall_ns = vmm::wall_clock_ns();
   Result<agent_abi::Resumed> resumed = vmm::resume_guest(std::move(agent), identity, deadline);
   if (!resumed) return std::unexpected(sandbox.explained(machine.explained(resumed.error())));
   restored.phases.identity_ns = laps.lap();

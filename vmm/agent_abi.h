@@ -53,7 +53,7 @@
 
 namespace volt::agent_abi {
 
-inline constexpr std::uint32_t kVersion = 1;
+inline constexpr std::uint32_t kVersion = 2;
 inline constexpr std::uint32_t kPort = 1024;
 inline constexpr std::uint32_t kHostCid = 2;
 
@@ -125,8 +125,17 @@ struct Resume {
   std::uint8_t generation[16];  // random, another for every VM that ever ran
   std::uint8_t entropy[64];     // for the kernel's generator, never used twice
   std::uint64_t wall_ns;        // CLOCK_REALTIME of the host
+  // The guest's time stamp counter at that moment, by which it sees how long the message took: a
+  // guest that is just coming alive may read it seconds later. 0 kHz: it took no time.
+  std::uint64_t tsc;
+  std::uint64_t tsc_khz;
 };
-static_assert(sizeof(Resume) == 96);
+static_assert(sizeof(Resume) == 112);
+
+// A message that took longer, or came before it was sent, fails the RESUME: no clock can be set by
+// a counter that says so.
+inline constexpr std::int64_t kResumeAgeMaxMs = 24 * 3600 * 1000;
+inline constexpr std::int64_t kResumeAgeMinMs = -1000;
 
 // A guest's clock is set to the host's unless it is ahead by less than this: it then went on while
 // the message came, and would step back.

@@ -157,13 +157,15 @@ Result<std::vector<std::byte>> encode_resume(const AgentIdentity& identity,
                                              std::uint32_t timeout_ms) {
   if (identity.hostname.size() > agent_abi::kMaxHostname || identity.hostname.contains('\0'))
     return fail(Code::kInvalid, "hostname: at most 64 bytes: " + identity.hostname);
-  if (identity.wall_ns > INT64_MAX) return fail(Code::kInvalid, "identity: no time");
+  if (identity.wall_ns > INT64_MAX / 2) return fail(Code::kInvalid, "identity: no time");
   agent_abi::Resume head = {};
   head.version = agent_abi::kVersion;
   head.timeout_ms = timeout_ms;
   std::ranges::copy(identity.generation, head.generation);
   std::ranges::copy(identity.entropy, head.entropy);
   head.wall_ns = identity.wall_ns;
+  head.tsc = identity.tsc;
+  head.tsc_khz = identity.tsc_khz;
   std::vector<std::byte> payload;
   append(payload, bytes_of(head));
   append(payload, std::as_bytes(std::span(identity.hostname)));

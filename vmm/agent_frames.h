@@ -63,7 +63,8 @@ struct AgentIdentity {
   std::array<std::uint8_t, 16> generation;
   std::array<std::uint8_t, 64> entropy;
   std::uint64_t wall_ns;
-  std::string hostname;  // empty: the guest keeps its own
+  std::uint64_t tsc = 0, tsc_khz = 0;  // the guest's counter at that moment, if it is known
+  std::string hostname;                // empty: the guest keeps its own
 };
 
 Result<std::vector<std::byte>> encode_exec(const AgentCommand& command);

@@ -147,6 +147,8 @@ TEST(AgentFramesTest, AGuestReadsTheIdentityThatWasWritten) {
   AgentIdentity identity = {};
   identity.generation[15] = 9;
   identity.wall_ns = 123;
+  identity.tsc = 7;
+  identity.tsc_khz = 8;
   identity.hostname = std::string(64, 'h');
   const Bytes frame = *encode_resume(identity, 5);
   init::ResumeRequest request;
@@ -154,12 +156,17 @@ TEST(AgentFramesTest, AGuestReadsTheIdentityThatWasWritten) {
   EXPECT_EQ(request.hostname, identity.hostname);
   EXPECT_EQ(request.head.generation[15], 9);
   EXPECT_EQ(request.head.wall_ns, 123U);
+  EXPECT_EQ(request.head.tsc, 7U);
+  EXPECT_EQ(request.head.tsc_khz, 8U);
   EXPECT_EQ(request.head.timeout_ms, 5U);
   identity.hostname += 'h';
   EXPECT_FALSE(encode_resume(identity, 5));
   identity.hostname = "a";
   identity.wall_ns = UINT64_MAX;
   EXPECT_FALSE(encode_resume(identity, 5));
+  identity.wall_ns = 123;
+  identity.tsc_khz = UINT64_MAX;
+  EXPECT_EQ(init::decode(payload_of(*encode_resume(identity, 5)), request).error, EPROTO);
 }
 
 TEST(AgentFramesTest, AGuestRefusesOtherVersionsByName) {

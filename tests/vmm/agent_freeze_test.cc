@@ -1,5 +1,7 @@
 // FREEZE and RESUME on real processes, in a control group, a mount and a UTS namespace of their
 // own.
+#include <x86intrin.h>
+
 #include <algorithm>
 #include <chrono>
 
@@ -173,6 +175,52 @@ TEST_F(AgentFreezeTest, AClockThatCannotBeSetKeepsTheGuestFrozen) {
   EXPECT_NE(resumed.error().context.find("clock"), std::string::npos) << resumed.error().context;
   EXPECT_TRUE(is_frozen());
   EXPECT_FALSE(fs::exists(agent_.folder() / "run/volt/generation"));
+  EXPECT_TRUE(resume());
+}
+
+std::uint64_t steady_ns() {
+  return static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
+}
+
+std::uint64_t measured_tsc_khz() {
+  const std::uint64_t ns = steady_ns(), tsc = __rdtsc();
+  pause_ms(200);
+  return (__rdtsc() - tsc) * 1'000'000 / (steady_ns() - ns);
+}
+
+// As if it had been sent `ms` ago by the counter; by it the host's clock is half a second behind.
+AgentIdentity sent_before(std::int64_t ms) {
+  AgentIdentity late = identity();
+  late.tsc_khz = measured_tsc_khz();
+  late.tsc = __rdtsc() - static_cast<std::uint64_t>(ms) * late.tsc_khz;
+  late.wall_ns -= static_cast<std::uint64_t>(ms + 500) * 1'000'000;
+  return late;
+}
+
+TEST_F(AgentFreezeTest, TheTimeIsRightHoweverLongTheMessageTook) {
+  ASSERT_TRUE(freeze());
+  AgentIdentity late = sent_before(10'000);
+  const auto resumed = resume(late);
+  ASSERT_TRUE(resumed) << resumed.error().context;
+  EXPECT_EQ(resumed->clock_step_ns, 0);
+  ASSERT_TRUE(freeze());
+  late.tsc_khz = 0;  // then it came at once, and the clock would be 10 s wrong
+  const auto unknown = resume(late);
+  ASSERT_FALSE(unknown);
+  EXPECT_EQ(unknown.error().sys_errno, EPERM) << "the agent of tests may set no clock";
+  ASSERT_TRUE(resume());
+}
+
+TEST_F(AgentFreezeTest, ACounterThatMakesNoSenseKeepsTheGuestFrozen) {
+  ASSERT_TRUE(freeze());
+  for (const std::int64_t ms : {-60'000LL, 48LL * 3600 * 1000}) {
+    const auto resumed = resume(sent_before(ms));
+    ASSERT_FALSE(resumed);
+    EXPECT_EQ(resumed.error().sys_errno, ERANGE);
+    EXPECT_NE(resumed.error().context.find("counter"), std::string::npos)
+        << resumed.error().context;
+    EXPECT_TRUE(is_frozen());
+  }
   EXPECT_TRUE(resume());
 }
 

@@ -85,6 +85,8 @@ class Pc {
   // file: kInvalid or kUnsupported for what cannot be had.
   Result<> load(const PcState& state);
   Result<std::uint64_t> tsc_khz() const { return vm_.get_tsc_khz(); }
+  // At rest.
+  Result<ClockSample> sample_clocks() const;
 
   Serial& serial() { return serial_; }
   Power& power() { return power_; }

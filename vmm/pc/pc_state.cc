@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "vmm/identity.h"
 #include "vmm/pc/pc.h"
 #include "vmm/tsc.h"
 
@@ -81,6 +82,18 @@ Result<> Pc::load(const PcState& state) {
     VOLT_TRY(virtio_[i]->load(state.virtio[i]));
   }
   return {};
+}
+
+Result<ClockSample> Pc::sample_clocks() const {
+  ClockSample sample = {};
+  sample.tsc_khz = VOLT_TRY(vm_.get_tsc_khz());
+  kvm_msr_entry tsc = {.index = kTscMsr};
+  const std::uint64_t before_ns = vmm::wall_clock_ns();
+  const std::size_t got = VOLT_TRY(cpus_[0]->vcpu.get_msrs(std::span(&tsc, 1)));
+  if (got != 1) return fail(Code::kHostUnable, "KVM does not tell the time stamp counter");
+  sample.tsc = tsc.data;
+  sample.wall_ns = before_ns + (vmm::wall_clock_ns() - before_ns) / 2;
+  return sample;
 }
 
 }  // namespace volt::pc

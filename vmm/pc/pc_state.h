@@ -11,6 +11,13 @@
 
 namespace volt::pc {
 
+// What a CPU and the host have at one moment: by it a guest knows the time however late it asks.
+struct ClockSample {
+  std::uint64_t tsc;  // of CPU 0
+  std::uint64_t tsc_khz;
+  std::uint64_t wall_ns;
+};
+
 struct PcState {
   std::vector<vmm::CpuState> cpus;  // each with its local APIC
   kvm_ioapic_state io_apic = {};

@@ -83,7 +83,10 @@ Checked decode(Bytes payload, ResumeRequest& into) {
   const Bytes name = payload.subspan(sizeof into.head);
   if (string_length(name) != static_cast<std::ptrdiff_t>(name.size()) - 1)
     return wrong("RESUME: the hostname does not end where the frame does");
-  if (into.head.wall_ns > INT64_MAX) return wrong("RESUME: no time");
+  // Far from where sums overflow.
+  constexpr std::uint64_t kLatestNs = INT64_MAX / 2, kMaxTscKhz = 1'000'000'000;
+  if (into.head.wall_ns > kLatestNs || into.head.tsc_khz > kMaxTscKhz)
+    return wrong("RESUME: no time");
   into.hostname = reinterpret_cast<const char*>(name.data());
   return kFine;
 }

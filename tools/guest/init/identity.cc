@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#include <x86intrin.h>
 
 #include "tools/guest/init/files.h"
 #include "vmm/os/fd.h"
@@ -41,11 +42,26 @@ bool reseed(const agent_abi::Resume& resume, Failure& failure) {
   return true;
 }
 
-bool step_clock(std::uint64_t wall_ns, std::int64_t& step_ns, Failure& failure) {
+// What the host's clock shows now, by the time that the message took.
+bool host_clock(const agent_abi::Resume& resume, std::int64_t& host_ns, Failure& failure) {
+  host_ns = static_cast<std::int64_t>(resume.wall_ns);
+  if (resume.tsc_khz == 0) return true;
+  const auto khz = static_cast<std::int64_t>(resume.tsc_khz);
+  const auto ticks = static_cast<std::int64_t>(__rdtsc() - resume.tsc);
+  const std::int64_t ms = ticks / khz;
+  if (ms > agent_abi::kResumeAgeMaxMs || ms < agent_abi::kResumeAgeMinMs)
+    return failure.set(ERANGE, "RESUME took %lld ms by the time stamp counter, so there is no time",
+                       static_cast<long long>(ms));
+  host_ns += ms * 1'000'000 + ticks % khz * 1'000'000 / khz;
+  return true;
+}
+
+bool step_clock(const agent_abi::Resume& resume, std::int64_t& step_ns, Failure& failure) {
   timespec now;
   if (clock_gettime(CLOCK_REALTIME, &now) != 0)
     return failure.set(errno, "CLOCK_REALTIME: %s", reason(errno));
-  const std::int64_t host_ns = static_cast<std::int64_t>(wall_ns);
+  std::int64_t host_ns = 0;
+  if (!host_clock(resume, host_ns, failure)) return false;
   const std::int64_t guest_ns = std::int64_t{now.tv_sec} * kSecond + now.tv_nsec;
   step_ns = 0;
   if (host_ns <= guest_ns && guest_ns - host_ns < agent_abi::kClockToleranceNs) return true;
@@ -82,7 +98,7 @@ bool write_generation(const std::uint8_t (&generation)[16], std::uint64_t& resum
 
 bool take_identity(const ResumeRequest& request, agent_abi::Resumed& done, Failure& failure) {
   if (!reseed(request.head, failure)) return false;
-  if (!step_clock(request.head.wall_ns, done.clock_step_ns, failure)) return false;
+  if (!step_clock(request.head, done.clock_step_ns, failure)) return false;
   const std::size_t length = strlen(request.hostname);
   if (length > 0 && sethostname(request.hostname, length) != 0)
     return failure.set(errno, "hostname: %s", reason(errno));
