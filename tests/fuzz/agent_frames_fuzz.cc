@@ -78,9 +78,9 @@ void check_request(const Head& head, Bytes payload) {
     case Type::kExec:
       return check_exec(payload);
     case Type::kResume:
-      if (init::decode(payload, resume))
-        expect(std::strlen(resume.hostname) <= agent_abi::kMaxHostname, "a name has an end");
-      return;
+      if (!init::decode(payload, resume)) return;
+      expect(std::strlen(resume.hostname) <= agent_abi::kMaxHostname, "a name has an end");
+      return expect(resume.head.wall_ns <= INT64_MAX / 2, "a time that can be reckoned with");
     case Type::kFreeze:
       return static_cast<void>(init::decode(payload, freeze));
     case Type::kShutdown:

@@ -5,8 +5,9 @@
 #include <array>
 
 #include "tests/kvm_fixture.h"
+#include "vmm/identity.h"
 #include "vmm/pc/layout.h"
-#include "vmm/pc/pc.h"
+#include "vmm/pc/linux_machine.h"
 #include "vmm/tsc.h"
 
 namespace volt::test {
@@ -142,6 +143,87 @@ TEST_F(PcTest, PausesAtAnyMomentAndGoesOn) {
     EXPECT_NE(pc->describe_cpus().find("rip 0x1000"), std::string::npos) << pc->describe_cpus();
   }
   EXPECT_FALSE(pc->outcome());
+}
+
+TEST_F(PcTest, ClocksAreOfOneMoment) {
+  const auto pc = machine(kSpin);
+  std::uint64_t tsc = 0;
+  for (int i = 0; i < 20; ++i) {
+    const std::uint64_t before_ns = vmm::wall_clock_ns();
+    const auto clocks = pc->sample_clocks();
+    ASSERT_TRUE(clocks) << clocks.error().context;
+    EXPECT_GE(clocks->wall_ns, before_ns);
+    EXPECT_LE(clocks->wall_ns, vmm::wall_clock_ns());
+    EXPECT_GT(clocks->tsc, tsc);
+    EXPECT_EQ(clocks->tsc_khz, pc->tsc_khz().value());
+    tsc = clocks->tsc;
+    ASSERT_TRUE(pc->run());
+    ASSERT_TRUE(pc->pause());
+  }
+}
+
+// Says which events there are, twice, then the 16 bytes of the generation, where DS begins.
+const Bytes kSayGeneration = {0xBA, 0x02, 0x06, 0xEC, 0x88, 0xC3,  // in al, 0x602; mov bl, al
+                              0xEC, 0x88, 0xC7,                    // again; mov bh, al
+                              0xBA, 0xF8, 0x03, 0x88, 0xD8, 0x04, 0x30, 0xEE,  // '0' + bl
+                              0x88, 0xF8, 0x04, 0x30, 0xEE,                    // '0' + bh
+                              0x31, 0xF6, 0xB9, 0x10, 0x00, 0xF3, 0x6E};       // rep outsb
+
+class GenerationTest : public PcTest {
+ protected:
+  std::unique_ptr<pc::LinuxMachine> linux_machine() {
+    const std::vector<vmm::RegionLayout> layout = {{.guest_base = 0, .bytes = kRam}};
+    vmm::GuestMemory memory = vmm::GuestMemory::anonymous(layout).value();
+    const Bytes code = kSayGeneration + kPowerOff + kSpin;
+    EXPECT_TRUE(memory.write(kCode, std::as_bytes(std::span(code))));
+    auto built = pc::LinuxMachine::build(kvm(), std::move(memory), {.show_console = true});
+    EXPECT_TRUE(built) << built.error().context;
+    EXPECT_TRUE((*built)->pc().start(registers(), segments(pc::kGeneration)));
+    return std::move(*built);
+  }
+
+  pc::LinuxState state_of(pc::LinuxMachine& machine) {
+    EXPECT_TRUE(machine.pc().pause());
+    auto state = machine.save(kvm());
+    EXPECT_TRUE(state) << state.error().context;
+    return std::move(*state);
+  }
+
+  std::unique_ptr<pc::LinuxMachine> clone_of(const pc::LinuxState& state, std::string_view text) {
+    auto clone = linux_machine();
+    const auto generation = std::as_bytes(std::span(text)).first<16>();
+    const auto loaded = clone->load(state, generation, 3);
+    EXPECT_TRUE(loaded) << loaded.error().context;
+    return clone;
+  }
+
+  std::string what_it_says(pc::LinuxMachine& machine) {
+    const Result<End> end = run(machine.pc());
+    EXPECT_TRUE(end) << end.error().context;
+    return machine.console().take();
+  }
+};
+
+TEST_F(GenerationTest, ARestoredGuestFindsItsOwnAndIsTold) {
+  const auto booted = linux_machine();
+  const pc::LinuxState state = state_of(*booted);
+  EXPECT_EQ(what_it_says(*clone_of(state, "a new generation")), "20a new generation");
+  EXPECT_EQ(what_it_says(*clone_of(state, "another one here")), "20another one here");
+  EXPECT_EQ(what_it_says(*booted), "00" + std::string(16, '\0')) << "nobody was told one";
+}
+
+TEST_F(GenerationTest, TheInterruptWaitsForTheGuest) {
+  constexpr std::size_t kVector = 0x40, kSpurious = 0xF0, kRequested = 0x200 + kVector / 2;
+  pc::LinuxState state = state_of(*linux_machine());
+  state.pc.io_apic.redirtbl[pc::kEventInterrupt].bits = kVector;  // to CPU 0, not masked
+  state.pc.cpus[0].lapic->regs[kSpurious + 1] = 1;                // and it takes interrupts
+  const auto clone = clone_of(state, "a new generation");
+  int requested = 0;
+  for (const auto limit = vmm::Deadline::in_ms(60'000); requested == 0 && !limit.passed();) {
+    requested = state_of(*clone).pc.cpus[0].lapic->regs[kRequested] & 1;  // KVM takes its time
+  }
+  EXPECT_EQ(requested, 1);
+  EXPECT_EQ(state.pc.cpus[0].lapic->regs[kRequested] & 1, 0);
 }
 
 // mov dword [0x300], INIT to all others; the same with SIPI, at vector 2: 0x2000.
