@@ -137,8 +137,8 @@ static_assert(sizeof(Resume) == 112);
 inline constexpr std::int64_t kResumeAgeMaxMs = 24 * 3600 * 1000;
 inline constexpr std::int64_t kResumeAgeMinMs = -1000;
 
-// A guest's clock is set to the host's unless it is ahead by less than this: it then went on while
-// the message came, and would step back.
+// A guest's clock is set to the host's unless it is ahead by less than this: so far clocks drift
+// apart, and it would step back.
 inline constexpr std::int64_t kClockToleranceNs = 1'000'000'000;
 
 struct Shutdown {
