@@ -20,7 +20,7 @@ import unittest
 
 SKIPPED = 77
 PATIENCE = 120  # seconds
-VERSION = 1
+VERSION = 2
 EXEC, STDIN_EOF, FREEZE, RESUME, SHUTDOWN = 1, 3, 6, 7, 8
 READY, STARTED, STDOUT, STDERR, CREDIT, EXITED, FROZEN, RESUMED, FAILED = range(257, 266)
 
@@ -207,8 +207,8 @@ class InitTest(unittest.TestCase):
         before = ticks.stat().st_size
         select.select([], [], [], 0.05)
         self.assertEqual(ticks.stat().st_size, before)
-        resume = struct.pack("<II16s64sQ", VERSION, 60000, bytes(range(16)), os.urandom(64),
-                             time.time_ns()) + b"again\0"
+        resume = struct.pack("<II16s64sQQQ", VERSION, 60000, bytes(range(16)), os.urandom(64),
+                             time.time_ns(), 0, 0) + b"again\0"
         kind, payload = self.guest.ask(RESUME, resume)
         self.assertEqual(kind, RESUMED, payload)
         self.assertEqual(struct.unpack("<qQ", payload), (0, 1))
