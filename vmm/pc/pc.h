@@ -84,7 +84,8 @@ class Pc {
   // Into a machine with the same CPUs and devices that has not run yet. The state comes from a
   // file: kInvalid or kUnsupported for what cannot be had.
   Result<> load(const PcState& state);
-  Result<std::uint64_t> tsc_khz() const { return vm_.get_tsc_khz(); }
+  // Of its CPUs: the host's, unless match_tsc() had it scaled.
+  Result<std::uint64_t> tsc_khz() const;
   // At rest.
   Result<ClockSample> sample_clocks() const;
 
@@ -120,6 +121,7 @@ class Pc {
 
   PcConfig config_;
   PcPhases phases_;
+  std::optional<std::uint64_t> scaled_tsc_khz_;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;

@@ -31,7 +31,7 @@ void align_tscs(std::vector<vmm::CpuState>& cpus) {
 }  // namespace
 
 Result<> Pc::match_tsc(const vmm::Kvm& kvm, std::uint64_t khz) {
-  const std::uint64_t host_khz = VOLT_TRY(tsc_khz());
+  const std::uint64_t host_khz = VOLT_TRY(vm_.get_tsc_khz());
   if (vmm::is_same_tsc(khz, host_khz)) return {};
   const bool scales = VOLT_TRY(kvm.check_extension(KVM_CAP_TSC_CONTROL)) > 0;
   if (khz == 0 || !scales) {
@@ -40,7 +40,13 @@ Result<> Pc::match_tsc(const vmm::Kvm& kvm, std::uint64_t khz) {
                                         ", which KVM cannot scale here");
   }
   for (const auto& cpu : cpus_) VOLT_TRY(cpu->vcpu.set_tsc_khz(khz));
+  scaled_tsc_khz_ = khz;
   return {};
+}
+
+Result<std::uint64_t> Pc::tsc_khz() const {
+  if (scaled_tsc_khz_) return *scaled_tsc_khz_;
+  return vm_.get_tsc_khz();
 }
 
 Result<PcState> Pc::save(const vmm::Kvm& kvm) const {
@@ -86,7 +92,7 @@ Result<> Pc::load(const PcState& state) {
 
 Result<ClockSample> Pc::sample_clocks() const {
   ClockSample sample = {};
-  sample.tsc_khz = VOLT_TRY(vm_.get_tsc_khz());
+  sample.tsc_khz = VOLT_TRY(tsc_khz());
   kvm_msr_entry tsc = {.index = kTscMsr};
   const std::uint64_t before_ns = vmm::wall_clock_ns();
   const std::size_t got = VOLT_TRY(cpus_[0]->vcpu.get_msrs(std::span(&tsc, 1)));

@@ -276,6 +276,7 @@ TEST_F(PcTest, CountsTimeAsTheSnapshotDidOrSaysWhyNot) {
   const Result<> faster = pc->match_tsc(kvm(), khz + khz / 100);
   if (kvm().check_extension(KVM_CAP_TSC_CONTROL).value() > 0) {
     EXPECT_TRUE(faster);
+    EXPECT_EQ(pc->tsc_khz().value(), khz + khz / 100);
   } else {
     ASSERT_FALSE(faster);
     EXPECT_EQ(faster.error().code, Code::kUnsupported);
