@@ -6,10 +6,13 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <nlohmann/json.hpp>
+
 #include "tools/context.h"
 #include "tools/guest/init_image.h"
 #include "tools/kernel_store.h"
 #include "tools/output.h"
+#include "tools/run_report.h"
 #include "vmm/identity.h"
 #include "vmm/interrupt.h"
 #include "vmm/os/file.h"
@@ -29,18 +32,6 @@ Result<pc::Entry> parse_entry(std::string_view name) {
   if (name == "pvh") return pc::Entry::kPvh;
   if (name == "bzimage") return pc::Entry::kBzImage;
   return fail(Code::kInvalid, "--boot: linux64, pvh or bzimage, not '" + std::string(name) + "'");
-}
-
-std::string phases_text(const pc::LinuxBootPhases& phases) {
-  const std::pair<const char*, std::uint64_t> parts[] = {
-      {"kernel", phases.kernel_us},      {"load", phases.load_us},
-      {"vm", phases.pc.vm_us},           {"memory", phases.pc.memory_us},
-      {"devices", phases.pc.devices_us}, {"cpuid", phases.pc.cpuid_us},
-      {"cpus", phases.pc.cpus_us},       {"first exit", phases.first_exit_us},
-      {"userspace", phases.userspace_us}};
-  std::string text = "booted; in us:";
-  for (const auto& [name, us] : parts) text += std::string(" ") + name + " " + std::to_string(us);
-  return text;
 }
 
 // Bytes to stdout as they come.
@@ -63,9 +54,15 @@ bool type(pc::Serial& serial) {
   return true;
 }
 
+struct Attended {
+  pc::Pc::End end;
+  std::uint64_t first_byte_ns = 0;  // of what was shown
+};
+
 // Until the machine ends, its console on stdin and stdout if it is shown.
-Result<pc::Pc::End> attend(pc::LinuxMachine& machine, bool console, vmm::Deadline deadline) {
+Result<Attended> attend(pc::LinuxMachine& machine, bool console, vmm::Deadline deadline) {
   bool typing = console;
+  std::uint64_t first_byte_ns = 0;
   for (;;) {
     pollfd watched[] = {{machine.pc().ended().get(), POLLIN, 0},
                         {machine.console().event().get(), POLLIN, 0},
@@ -73,8 +70,13 @@ Result<pc::Pc::End> attend(pc::LinuxMachine& machine, bool console, vmm::Deadlin
     const int ready = ::poll(watched, std::size(watched), deadline.poll_ms());
     if (ready < 0 && errno != EINTR) return sys_error("poll");
     VOLT_TRY(vmm::check_stop());
-    if (console) VOLT_TRY(show(machine.console().take()));
-    if (const auto outcome = machine.pc().outcome()) return *outcome;
+    const std::string said = machine.console().take();
+    if (!said.empty() && first_byte_ns == 0) first_byte_ns = vmm::monotonic_clock_ns();
+    VOLT_TRY(show(said));
+    if (const auto outcome = machine.pc().outcome()) {
+      const pc::Pc::End end = VOLT_TRY(Result<pc::Pc::End>(*outcome));
+      return Attended{end, first_byte_ns};
+    }
     if (ready > 0 && watched[2].revents != 0) typing = type(machine.pc().serial());
     if (deadline.passed()) return fail(Code::kDeadline, "the guest did not end in time");
   }
@@ -118,25 +120,23 @@ Result<pc::LinuxBoot> boot_linux(const vmm::Kvm& kvm, const LinuxRequest& reques
   if (!ready && ready.error().code == Code::kInterrupted) return std::unexpected(ready.error());
   if (!ready) return std::unexpected(boot.machine->explained(ready.error()));
   boot.phases.userspace_us = (vmm::monotonic_clock_ns() - boot.started_ns) / 1000;
-  boot.phases.first_exit_us = (boot.machine->pc().first_exit_ns() - boot.started_ns) / 1000;
   return boot;
 }
 
 namespace {
 
 // No command: its console until it ends.
-Result<int> run_console(const vmm::Kvm& kvm, LinuxRequest& request, const Arguments& arguments,
-                        vmm::Deadline deadline) {
-  const bool console = arguments.has("--console");
-  request.config.machine.show_console = console;
-  const pc::LinuxBoot boot = VOLT_TRY(boot_linux(kvm, request, deadline));
-  const Result<pc::Pc::End> end = attend(*boot.machine, console, deadline);
-  if (!end && end.error().code == Code::kInterrupted) return std::unexpected(end.error());
-  if (!end || *end == pc::Pc::End::kReset) {
-    Error what = end ? Error{Code::kGuestCrashed, 0, "the guest reset itself"} : end.error();
+Result<GuestExit> run_console(pc::LinuxBoot& boot, bool console, vmm::Deadline deadline) {
+  const Result<Attended> attended = attend(*boot.machine, console, deadline);
+  if (!attended && attended.error().code == Code::kInterrupted) {
+    return std::unexpected(attended.error());
+  }
+  if (!attended || attended->end == pc::Pc::End::kReset) {
+    Error what =
+        attended ? Error{Code::kGuestCrashed, 0, "the guest reset itself"} : attended.error();
     return std::unexpected(boot.machine->explained(std::move(what)));
   }
-  return 0;
+  return GuestExit{.code = 0, .first_byte_ns = attended->first_byte_ns};
 }
 
 // The guest is asked to end; one that does not is ended all the same.
@@ -149,6 +149,15 @@ void shut_down(pc::LinuxMachine& machine) {
   ::poll(&ended, 1, soon.poll_ms());
 }
 
+Result<GuestExit> run_command(pc::LinuxBoot& boot, const Arguments& arguments,
+                              vmm::Deadline deadline) {
+  vmm::AgentConnection agent = VOLT_TRY(boot.machine->agent().connect());
+  const Result<GuestExit> exit = run_in_guest(std::move(agent), guest_command(arguments), deadline);
+  if (!exit) return std::unexpected(boot.machine->explained(exit.error()));
+  shut_down(*boot.machine);
+  return exit;
+}
+
 }  // namespace
 
 GuestCommand guest_command(const Arguments& arguments) {
@@ -159,18 +168,24 @@ GuestCommand guest_command(const Arguments& arguments) {
 }
 
 Result<int> run_linux(const Arguments& arguments) {
+  const std::uint64_t begun_ns = process_begun_ns();
   const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
   const bool command = !arguments.positional().empty();
+  const bool console = !command && arguments.has("--console");
   LinuxRequest request = VOLT_TRY(linux_request(arguments, command));
-  const vmm::Kvm kvm = VOLT_TRY(vmm::Kvm::open());
-  if (!command) return run_console(kvm, request, arguments, deadline);
-  const pc::LinuxBoot boot = VOLT_TRY(boot_linux(kvm, request, deadline));
-  vmm::AgentConnection agent = VOLT_TRY(boot.machine->agent().connect());
-  const Result<GuestExit> exit = run_in_guest(std::move(agent), guest_command(arguments), deadline);
-  if (!exit) return std::unexpected(exit.error());
-  shut_down(*boot.machine);
-  progress(phases_text(boot.phases));
-  return exit->code;
+  request.config.machine.show_console = console;
+  const OpenedKvm opened = VOLT_TRY(open_kvm(begun_ns));
+  pc::LinuxBoot boot = VOLT_TRY(boot_linux(opened.kvm, request, deadline));
+  const GuestExit exit = VOLT_TRY(command ? run_command(boot, arguments, deadline)
+                                          : run_console(boot, console, deadline));
+  const nlohmann::ordered_json phases = phases_json(opened, boot.phases_by_now());
+  progress("booted: " + phases_line(phases));
+  if (arguments.has("--report")) {
+    VOLT_TRY(write_report(arguments.get("--report"), run_json({{"kernel", boot.kernel_version},
+                                                               {"command_line", boot.command_line}},
+                                                              phases, opened, exit)));
+  }
+  return exit.code;
 }
 
 }  // namespace volt::tools

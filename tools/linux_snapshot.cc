@@ -7,25 +7,21 @@
 #include "tools/linux_guest.h"
 #include "tools/output.h"
 #include "tools/restore_report.h"
-#include "vmm/identity.h"
+#include "tools/run_report.h"
 
 namespace volt::tools {
 namespace {
 
 nlohmann::ordered_json report_json(const snapshot::Reference& reference,
                                    const snapshot::Restored& restored,
-                                   const agent_abi::Resumed& resumed, const GuestExit& exit,
-                                   std::uint64_t begun_ns) {
-  const std::uint64_t first_byte = exit.first_byte_ns == 0 ? 0 : exit.first_byte_ns - begun_ns;
-  return {{"schema", "volt.run/v1"},
-          {"snapshot", reference.text()},
-          {"exit_code", exit.code},
-          {"loader", loader_json(restored.loader)},
-          {"hot_set", hot_set_json(restored)},
-          {"phases_us", phases_json(restored.phases)},
-          {"first_byte_us", first_byte / 1000},
-          {"clock_step_ns", resumed.clock_step_ns},
-          {"resumed", resumed.resumed}};
+                                   const agent_abi::Resumed& resumed, const OpenedKvm& opened,
+                                   const GuestExit& exit) {
+  return run_json({{"snapshot", reference.text()},
+                   {"loader", loader_json(restored.loader)},
+                   {"hot_set", hot_set_json(restored)},
+                   {"clock_step_ns", resumed.clock_step_ns},
+                   {"resumed", resumed.resumed}},
+                  phases_json(opened, restored.phases), opened, exit);
 }
 
 Result<snapshot::Restored> restore_frozen(const vmm::Kvm& kvm, const snapshot::Store& store,
@@ -62,13 +58,13 @@ Result<> run_after(snapshot::Sandbox& sandbox, const std::string& command, vmm::
 }
 
 Result<int> run_from(const Arguments& arguments) {
-  const std::uint64_t begun_ns = vmm::monotonic_clock_ns();
+  const std::uint64_t begun_ns = process_begun_ns();
   const auto reference = VOLT_TRY(snapshot::Reference::parse(arguments.get("--from")));
   if (arguments.positional().empty()) return fail(Code::kInvalid, "a command is missing: -- CMD");
   const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
   const snapshot::Store store = VOLT_TRY(restore_store(arguments));
-  const vmm::Kvm kvm = VOLT_TRY(vmm::Kvm::open());
-  snapshot::Restored restored = VOLT_TRY(restore_frozen(kvm, store, reference, arguments));
+  const OpenedKvm opened = VOLT_TRY(open_kvm(begun_ns));
+  snapshot::Restored restored = VOLT_TRY(restore_frozen(opened.kvm, store, reference, arguments));
   const agent_abi::Resumed resumed =
       VOLT_TRY(snapshot::resume_linux(restored, arguments.get("--hostname"), deadline));
   snapshot::Sandbox& sandbox = *restored.sandbox;
@@ -77,9 +73,10 @@ Result<int> run_from(const Arguments& arguments) {
   if (!exit) {
     return std::unexpected(sandbox.explained(sandbox.linux_machine()->explained(exit.error())));
   }
+  progress("restored: " + phases_line(phases_json(opened, restored.phases)));
   if (arguments.has("--report")) {
     VOLT_TRY(write_report(arguments.get("--report"),
-                          report_json(reference, restored, resumed, *exit, begun_ns)));
+                          report_json(reference, restored, resumed, opened, *exit)));
   }
   const snapshot::HotSetMode hot_set = VOLT_TRY(restore_options(arguments)).hot_set;
   VOLT_TRY(keep_recording(store, restored, hot_set));

@@ -13,8 +13,6 @@ inline constexpr Option kHostnameOption = {"--hostname", "NAME",
                                            "what a restored guest is called (as before)"};
 inline constexpr Option kVsockOption = {
     "--vsock", "PATH", "a socket for streams into the guest: CONNECT PORT, as Firecracker's"};
-inline constexpr Option kReportOption = {"--report", "FILE",
-                                         "write what was done and how long it took, as JSON"};
 
 Result<bool> is_linux_snapshot(const snapshot::Store& store, const snapshot::Reference& reference);
 

@@ -8,6 +8,7 @@
 #include "tools/linux_snapshot.h"
 #include "tools/output.h"
 #include "tools/restore_report.h"
+#include "tools/run_report.h"
 
 namespace volt::tools {
 namespace {
@@ -64,7 +65,7 @@ const std::string kHelp =
         "With --kernel or --from the guest is Linux, and what follows -- runs in it with this\n"
         "command's input, output, signals and exit code (126: not executable, 127: not found).\n"
         "Without a command --console shows it until it ends by itself.\n\n") +
-    kFunctionHelp;
+    kPhasesHelp + "\n" + kFunctionHelp;
 
 }  // namespace
 

@@ -13,6 +13,7 @@
 #include "tools/linux_guest.h"
 #include "tools/linux_snapshot.h"
 #include "tools/output.h"
+#include "tools/run_report.h"
 #include "tools/size.h"
 #include "tools/storage_options.h"
 
@@ -54,26 +55,38 @@ constexpr char kDetails[] =
     "file, the clone is a copy and all of its memory is compared with the parent's.\n";
 const std::string kHelp = std::string(kFunctionHelp) + kDetails;
 
-Result<std::unique_ptr<snapshot::Sandbox>> make_sandbox(const vmm::Kvm& kvm,
-                                                        const snapshot::Store& store,
-                                                        const Arguments& arguments,
-                                                        vmm::Deadline deadline) {
-  if (arguments.has("--kernel")) {
-    const LinuxRequest request = VOLT_TRY(linux_request(arguments, true));
-    pc::LinuxBoot boot = VOLT_TRY(boot_linux(kvm, request, deadline));
-    return snapshot::linux_sandbox(std::move(boot), request.kernel.bytes());
-  }
-  if (!arguments.has("--from")) {
-    progress("booting the guest ...");
-    return VOLT_TRY(boot_guest(kvm, arguments, deadline)).sandbox;
-  }
+// What is to be captured, and how a Linux guest came to it.
+struct Made {
+  std::unique_ptr<snapshot::Sandbox> sandbox;
+  nlohmann::ordered_json phases = nullptr;
+};
+
+Result<Made> restore_parent(const OpenedKvm& opened, const snapshot::Store& store,
+                            const Arguments& arguments, vmm::Deadline deadline) {
   const auto parent = VOLT_TRY(snapshot::Reference::parse(arguments.get("--from")));
   progress("restoring " + parent.text() + " ...");
-  if (VOLT_TRY(is_linux_snapshot(store, parent))) {
-    return VOLT_TRY(restore_linux(kvm, store, parent, arguments, deadline)).sandbox;
-  }
+  const bool is_linux = VOLT_TRY(is_linux_snapshot(store, parent));
   // Not verified first: the capture checks every byte of the parent that goes into the child.
-  return VOLT_TRY(snapshot::restore(kvm, store, parent, {})).sandbox;
+  snapshot::Restored restored =
+      VOLT_TRY(is_linux ? restore_linux(opened.kvm, store, parent, arguments, deadline)
+                        : snapshot::restore(opened.kvm, store, parent, {}));
+  Made made = {.sandbox = std::move(restored.sandbox)};
+  if (is_linux) made.phases = phases_json(opened, restored.phases);
+  return made;
+}
+
+Result<Made> make_sandbox(const OpenedKvm& opened, const snapshot::Store& store,
+                          const Arguments& arguments, vmm::Deadline deadline) {
+  if (arguments.has("--from")) return restore_parent(opened, store, arguments, deadline);
+  if (!arguments.has("--kernel")) {
+    progress("booting the guest ...");
+    snapshot::BootedSandbox booted = VOLT_TRY(boot_guest(opened.kvm, arguments, deadline));
+    return Made{.sandbox = std::move(booted.sandbox)};
+  }
+  const LinuxRequest request = VOLT_TRY(linux_request(arguments, true));
+  pc::LinuxBoot boot = VOLT_TRY(boot_linux(opened.kvm, request, deadline));
+  nlohmann::ordered_json phases = phases_json(opened, boot.phases_by_now());
+  return Made{snapshot::linux_sandbox(std::move(boot), request.kernel.bytes()), std::move(phases)};
 }
 
 struct NamedCall {
@@ -207,6 +220,7 @@ std::string text_of(const snapshot::Reference& reference, const snapshot::Captur
 }
 
 Result<int> run(const Arguments& arguments) {
+  const std::uint64_t begun_ns = process_begun_ns();
   VOLT_TRY(check_options(arguments));
   const auto reference = VOLT_TRY(snapshot::Reference::parse(arguments.get("--name")));
   if (reference.digest || reference.name.empty()) {
@@ -220,17 +234,17 @@ Result<int> run(const Arguments& arguments) {
   if (options.if_taken == snapshot::Store::IfTaken::kRefuse && store.exists(reference)) {
     return fail(Code::kConflict, "a snapshot '" + reference.text() + "' exists already");
   }
-  const vmm::Kvm kvm = VOLT_TRY(vmm::Kvm::open());
-  const std::unique_ptr<snapshot::Sandbox> sandbox =
-      VOLT_TRY(make_sandbox(kvm, store, arguments, deadline));
-  VOLT_TRY(make_calls(*sandbox, calls, deadline));
+  const OpenedKvm opened = VOLT_TRY(open_kvm(begun_ns));
+  const Made made = VOLT_TRY(make_sandbox(opened, store, arguments, deadline));
+  snapshot::Sandbox& sandbox = *made.sandbox;
+  VOLT_TRY(make_calls(sandbox, calls, deadline));
   progress("capturing ...");
   const snapshot::Captured captured = VOLT_TRY_IN(
-      "capture", is_linux
-                     ? snapshot::capture_linux(kvm, *sandbox, store, reference, options, deadline)
-                     : snapshot::capture(kvm, *sandbox, store, reference, options));
+      "capture",
+      is_linux ? snapshot::capture_linux(opened.kvm, sandbox, store, reference, options, deadline)
+               : snapshot::capture(opened.kvm, sandbox, store, reference, options));
 
-  const std::uint64_t boot_us = sandbox->facts().boot_us;
+  const std::uint64_t boot_us = sandbox.facts().boot_us;
   if (arguments.json()) {
     VOLT_TRY(print_json({{"schema", "volt.snapshot.create/v1"},
                          {"snapshot", reference.text()},
@@ -249,11 +263,15 @@ Result<int> run(const Arguments& arguments) {
                            {"equal", captured.units.equal},
                            {"changed", captured.units.changed}}},
                          {"boot_us", boot_us},
+                         {"phases_us", made.phases},
                          {"capture_us",
                           {{"state", captured.state_ns / 1000},
                            {"memory", captured.memory_ns / 1000},
                            {"publish", captured.publish_ns / 1000}}}}));
     return 0;
+  }
+  if (is_linux) {
+    progress((arguments.has("--from") ? "restored: " : "booted: ") + phases_line(made.phases));
   }
   VOLT_TRY(print_text(text_of(reference, captured, boot_us, is_linux)));
   return 0;

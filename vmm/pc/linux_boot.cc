@@ -74,6 +74,13 @@ Result<LinuxBoot> prepare_linux(const vmm::Kvm& kvm, const LinuxBootConfig& conf
   return boot;
 }
 
+LinuxBootPhases LinuxBoot::phases_by_now() const {
+  LinuxBootPhases now = phases;
+  const std::uint64_t first_exit_ns = machine->pc().first_exit_ns();
+  if (first_exit_ns != 0) now.first_exit_us = (first_exit_ns - started_ns) / 1000;
+  return now;
+}
+
 Result<> start_linux(LinuxBoot& boot) {
   boot.started_ns = vmm::monotonic_clock_ns();
   return boot.machine->pc().run();

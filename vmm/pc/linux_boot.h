@@ -51,6 +51,9 @@ struct LinuxBoot {
   std::string command_line;
   LinuxBootPhases phases;
   std::uint64_t started_ns = 0;
+
+  // With the first exit, if there was one meanwhile: a CPU's thread sees it.
+  LinuxBootPhases phases_by_now() const;
 };
 
 // The words Volt puts on every command line: the console; no probing for UARTs that are not there;

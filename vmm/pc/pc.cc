@@ -86,13 +86,16 @@ Result<> Pc::connect() {
 Result<> Pc::add_virtio(std::unique_ptr<virtio::Backend> backend) {
   const auto number = static_cast<std::uint32_t>(virtio_.size());
   if (number == kMaxVirtio) return fail(Code::kInvalid, "more virtio devices than there is room");
+  vmm::Laps laps;
   vmm::InterruptLine line = VOLT_TRY(vmm::InterruptLine::create());
   virtio_.push_back(
       VOLT_TRY(virtio::Mmio::create(std::move(backend), memory(), std::move(line),
                                     [this](const Error& error) { end(std::unexpected(error)); })));
   virtio::Mmio& device = *virtio_.back();
-  return add_device(kVirtioBase + number * kVirtioBytes, kVirtioBytes, device,
-                    kFirstVirtioInterrupt + number, device.interrupt_line());
+  VOLT_TRY(add_device(kVirtioBase + number * kVirtioBytes, kVirtioBytes, device,
+                      kFirstVirtioInterrupt + number, device.interrupt_line()));
+  phases_.devices_us += laps.lap_us();
+  return {};
 }
 
 Result<> Pc::add_device(std::uint64_t base, std::uint64_t bytes, vmm::Device& device,
