@@ -45,14 +45,34 @@ Result<> show(std::string_view bytes) {
   return {};
 }
 
-// What is typed goes to the guest. False when nothing more will come.
-bool type(pc::Serial& serial) {
-  std::byte typed[256];
-  const ssize_t got = ::read(STDIN_FILENO, typed, sizeof typed);
-  if (got <= 0) return got < 0 && errno == EINTR;
-  serial.type(std::span(typed).first(static_cast<std::size_t>(got)));
-  return true;
-}
+// What is typed goes to the guest's port; what that has no room for waits here.
+class Typing {
+ public:
+  explicit Typing(bool wanted) : more_(wanted) {}
+
+  int fd() const { return more_ && waiting_.empty() ? STDIN_FILENO : -1; }
+  void read() {
+    std::byte typed[256];
+    const ssize_t got = ::read(STDIN_FILENO, typed, sizeof typed);
+    if (got > 0) waiting_.assign(typed, typed + got);
+    if (got == 0 || (got < 0 && errno != EINTR && errno != EAGAIN)) more_ = false;
+  }
+  void pass_on(pc::Serial& serial) {
+    if (waiting_.empty()) return;
+    const std::size_t taken = serial.type(waiting_);
+    waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<std::ptrdiff_t>(taken));
+  }
+  // Nobody says when there is room again.
+  int poll_ms(vmm::Deadline deadline) const {
+    constexpr std::uint64_t kLookAgainMs = 50;
+    const vmm::Deadline soon = vmm::Deadline::in_ms(kLookAgainMs);
+    return waiting_.empty() || deadline.at_ns < soon.at_ns ? deadline.poll_ms() : soon.poll_ms();
+  }
+
+ private:
+  bool more_;
+  std::vector<std::byte> waiting_;
+};
 
 struct Attended {
   pc::Pc::End end;
@@ -61,13 +81,14 @@ struct Attended {
 
 // Until the machine ends, its console on stdin and stdout if it is shown.
 Result<Attended> attend(pc::LinuxMachine& machine, bool console, vmm::Deadline deadline) {
-  bool typing = console;
+  Typing typing(console);
   std::uint64_t first_byte_ns = 0;
   for (;;) {
+    typing.pass_on(machine.pc().serial());
     pollfd watched[] = {{machine.pc().ended().get(), POLLIN, 0},
                         {machine.console().event().get(), POLLIN, 0},
-                        {typing ? STDIN_FILENO : -1, POLLIN, 0}};
-    const int ready = ::poll(watched, std::size(watched), deadline.poll_ms());
+                        {typing.fd(), POLLIN, 0}};
+    const int ready = ::poll(watched, std::size(watched), typing.poll_ms(deadline));
     if (ready < 0 && errno != EINTR) return sys_error("poll");
     VOLT_TRY(vmm::check_stop());
     const std::string said = machine.console().take();
@@ -77,7 +98,7 @@ Result<Attended> attend(pc::LinuxMachine& machine, bool console, vmm::Deadline d
       const pc::Pc::End end = VOLT_TRY(Result<pc::Pc::End>(*outcome));
       return Attended{end, first_byte_ns};
     }
-    if (ready > 0 && watched[2].revents != 0) typing = type(machine.pc().serial());
+    if (ready > 0 && watched[2].revents != 0) typing.read();
     if (deadline.passed()) return fail(Code::kDeadline, "the guest did not end in time");
   }
 }

@@ -21,8 +21,11 @@ constexpr std::uint8_t kOnTransmit = 1 << 1;
 constexpr std::uint8_t kKnownEnables = 0x0F;
 constexpr std::uint8_t kDivisorLatch = 1 << 7;
 constexpr std::uint8_t kLoopback = 1 << 4;
+constexpr std::uint8_t kInterruptsPass = 1 << 3;  // the port's second output, on a PC
 constexpr std::uint8_t kFifoOn = 1 << 0;
 constexpr std::uint8_t kFifoClearReceived = 1 << 1;
+
+constexpr std::size_t kFifoBytes = 16;
 
 constexpr std::uint8_t kNothingDue = 1;
 constexpr std::uint8_t kTransmitDue = 2;
@@ -61,6 +64,7 @@ std::uint8_t Serial::read_register(std::uint64_t offset) {
       if (received_.empty()) return 0;
       const std::uint8_t value = received_.front();
       received_.pop_front();
+      receive_typed();
       interrupt_if_due();  // the line is an edge: what is left has to say so again
       return value;
     }
@@ -113,17 +117,23 @@ void Serial::write_register(std::uint64_t offset, std::uint8_t value) {
       // The transmitter is empty at all times, so enabling its interrupt makes it due.
       state_.transmit_interrupt = (value & kOnTransmit) != 0;
       state_.interrupt_enable = value & kKnownEnables;
+      receive_typed();
       interrupt_if_due();
       return;
     case kIdentifyOrFifo:
-      if ((value & kFifoClearReceived) != 0) received_.clear();
       state_.fifo_control = value & kFifoOn;
+      if ((value & kFifoClearReceived) == 0) return;
+      received_.clear();
+      receive_typed();
+      interrupt_if_due();
       return;
     case kLineControl:
       state_.line_control = value;
       return;
     case kModemControl:
       state_.modem_control = value & 0x1F;
+      receive_typed();
+      interrupt_if_due();
       return;
     case kScratch:
       state_.scratch = value;
@@ -143,16 +153,31 @@ void Serial::transmit(std::uint8_t value) {
   interrupt_if_due();
 }
 
+// A driver that only tries what the port can do leaves the interrupts' way closed.
+bool Serial::listens() const {
+  return (state_.interrupt_enable & kOnReceive) != 0 &&
+         (state_.modem_control & (kInterruptsPass | kLoopback)) == kInterruptsPass;
+}
+
+void Serial::receive_typed() {
+  if (!listens() || !received_.empty()) return;
+  const std::size_t count = std::min(typed_.size(), kFifoBytes);
+  const auto end = typed_.begin() + static_cast<std::ptrdiff_t>(count);
+  received_.assign(typed_.begin(), end);
+  typed_.erase(typed_.begin(), end);
+}
+
 void Serial::interrupt_if_due() {
   if (receive_interrupt() || state_.transmit_interrupt) line_.raise();
 }
 
 std::size_t Serial::type(std::span<const std::byte> bytes) {
   const std::lock_guard lock(mutex_);
-  const std::size_t room = std::min(bytes.size(), kMaxQueued - received_.size());
+  const std::size_t room = std::min(bytes.size(), kMaxQueued - typed_.size());
   for (const std::byte each : bytes.first(room)) {
-    received_.push_back(std::to_integer<std::uint8_t>(each));
+    typed_.push_back(std::to_integer<std::uint8_t>(each));
   }
+  receive_typed();
   interrupt_if_due();
   return room;
 }
@@ -165,6 +190,7 @@ SerialState Serial::save() const {
 void Serial::load(const SerialState& state) {
   const std::lock_guard lock(mutex_);
   state_ = state;
+  typed_.clear();
   received_.clear();
 }
 

@@ -36,7 +36,8 @@ class Serial final : public vmm::Device {
   void read(std::uint64_t offset, std::span<std::byte> into) override;
   void write(std::uint64_t offset, std::span<const std::byte> from) override;
 
-  // Typed at the console. How many bytes there was room for.
+  // Typed at the console. How many bytes there was room for. They wait until the driver can be
+  // interrupted by them: one that looks for the port, or opens it, clears what it finds there.
   std::size_t type(std::span<const std::byte> bytes);
 
   SerialState save() const;
@@ -50,13 +51,16 @@ class Serial final : public vmm::Device {
   std::uint8_t identify();
   bool divisor_selected() const;
   bool receive_interrupt() const;
+  bool listens() const;
+  void receive_typed();
   void interrupt_if_due();
 
   mutable std::mutex mutex_;
   vmm::InterruptLine line_;
   Sink sink_;
   SerialState state_;
-  std::deque<std::uint8_t> received_;
+  std::deque<std::uint8_t> typed_;     // on its way
+  std::deque<std::uint8_t> received_;  // for the driver to read
 };
 
 }  // namespace volt::pc

@@ -24,6 +24,11 @@ class SerialTest : public testing::Test {
     eventfd_t count = 0;
     return ::eventfd_read(serial_.line().event().get(), &count) == 0 ? count : 0;
   }
+  // As a driver does that opens the port.
+  void listen() {
+    out(4, 0x08);
+    out(1, 0x01);
+  }
   void type(std::string_view text) {
     EXPECT_EQ(serial_.type(std::as_bytes(std::span(text))), text.size());
   }
@@ -41,7 +46,7 @@ TEST_F(SerialTest, WhatIsWrittenIsSaid) {
 }
 
 TEST_F(SerialTest, WhatIsTypedIsReadByteByByte) {
-  out(1, 1);
+  listen();
   type("ab");
   EXPECT_EQ(edges(), 1u);
   EXPECT_EQ(in(2) & 0x0F, 4u);
@@ -67,8 +72,32 @@ TEST_F(SerialTest, AFullQueueTakesNoMore) {
   const std::vector<std::byte> flood(Serial::kMaxQueued + 1);
   EXPECT_EQ(serial_.type(flood), Serial::kMaxQueued);
   EXPECT_EQ(serial_.type(flood), 0u);
+  listen();
+  EXPECT_EQ(serial_.type(flood), 16u) << "as much as has gone to the driver";
+}
+
+TEST_F(SerialTest, WhatIsTypedBeforeTheDriverListensIsNotCleared) {
+  type("early");
+  EXPECT_EQ(in(5) & 1, 0u);
+  EXPECT_EQ(in(0), 0u);
+  out(1, 0x0F);
+  EXPECT_EQ(in(5) & 1, 0u) << "it only looks which of the bits it can set";
+  out(1, 0);
   out(2, 3);
-  EXPECT_EQ(in(5) & 1, 0u) << "cleared by the FIFO's register";
+  EXPECT_EQ(edges(), 1u) << "the transmitter's";
+  listen();
+  EXPECT_EQ(edges(), 1u);
+  std::string read;
+  while ((in(5) & 1) != 0) read += static_cast<char>(in(0));
+  EXPECT_EQ(read, "early");
+}
+
+TEST_F(SerialTest, TheFifoIsClearedByItsRegister) {
+  listen();
+  type("0123456789abcdef, and more");
+  EXPECT_EQ(in(0), '0');
+  out(2, 3);
+  EXPECT_EQ(in(0), ',');
 }
 
 TEST_F(SerialTest, LoopbackBringsBackWhatWasWrittenAndTheModemLines) {
