@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <nlohmann/json.hpp>
 
+#include "tools/balloon.h"
 #include "tools/context.h"
 #include "tools/guest/init_image.h"
 #include "tools/kernel_store.h"
@@ -197,14 +198,18 @@ Result<int> run_linux(const Arguments& arguments) {
   request.config.machine.show_console = console;
   const OpenedKvm opened = VOLT_TRY(open_kvm(begun_ns));
   pc::LinuxBoot boot = VOLT_TRY(boot_linux(opened.kvm, request, deadline));
+  const std::optional<Given> given =
+      VOLT_TRY(command ? fill_balloon(arguments, *boot.machine, deadline)
+                       : ask_for_balloon(arguments, *boot.machine));
   const GuestExit exit = VOLT_TRY(command ? run_command(boot, arguments, deadline)
                                           : run_console(boot, console, deadline));
   const nlohmann::ordered_json phases = phases_json(opened, boot.phases_by_now());
   progress("booted: " + phases_line(phases));
   if (arguments.has("--report")) {
-    VOLT_TRY(write_report(arguments.get("--report"), run_json({{"kernel", boot.kernel_version},
-                                                               {"command_line", boot.command_line}},
-                                                              phases, opened, exit)));
+    const nlohmann::ordered_json guest = {{"kernel", boot.kernel_version},
+                                          {"command_line", boot.command_line},
+                                          {"balloon", balloon_json(given)}};
+    VOLT_TRY(write_report(arguments.get("--report"), run_json(guest, phases, opened, exit)));
   }
   return exit.code;
 }

@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "tools/balloon.h"
 #include "tools/context.h"
 #include "tools/guest_command.h"
 #include "tools/linux_guest.h"
@@ -15,12 +16,13 @@ namespace {
 nlohmann::ordered_json report_json(const snapshot::Reference& reference,
                                    const snapshot::Restored& restored,
                                    const agent_abi::Resumed& resumed, const OpenedKvm& opened,
-                                   const GuestExit& exit) {
+                                   const std::optional<Given>& given, const GuestExit& exit) {
   return run_json({{"snapshot", reference.text()},
                    {"loader", loader_json(restored.loader)},
                    {"hot_set", hot_set_json(restored)},
                    {"clock_step_ns", resumed.clock_step_ns},
-                   {"resumed", resumed.resumed}},
+                   {"resumed", resumed.resumed},
+                   {"balloon", balloon_json(given)}},
                   phases_json(opened, restored.phases), opened, exit);
 }
 
@@ -68,6 +70,8 @@ Result<int> run_from(const Arguments& arguments) {
   const agent_abi::Resumed resumed =
       VOLT_TRY(snapshot::resume_linux(restored, arguments.get("--hostname"), deadline));
   snapshot::Sandbox& sandbox = *restored.sandbox;
+  const std::optional<Given> given =
+      VOLT_TRY(fill_balloon(arguments, *sandbox.linux_machine(), deadline));
   vmm::AgentConnection agent = VOLT_TRY(sandbox.linux_machine()->agent().connect());
   const Result<GuestExit> exit = run_in_guest(std::move(agent), guest_command(arguments), deadline);
   if (!exit) {
@@ -76,7 +80,7 @@ Result<int> run_from(const Arguments& arguments) {
   progress("restored: " + phases_line(phases_json(opened, restored.phases)));
   if (arguments.has("--report")) {
     VOLT_TRY(write_report(arguments.get("--report"),
-                          report_json(reference, restored, resumed, opened, *exit)));
+                          report_json(reference, restored, resumed, opened, given, *exit)));
   }
   const snapshot::HotSetMode hot_set = VOLT_TRY(restore_options(arguments)).hot_set;
   VOLT_TRY(keep_recording(store, restored, hot_set));

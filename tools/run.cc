@@ -1,6 +1,7 @@
 // volt run: boots a guest, calls it once, prints, ends.
 #include <nlohmann/json.hpp>
 
+#include "tools/balloon.h"
 #include "tools/commands.h"
 #include "tools/context.h"
 #include "tools/guest_call.h"
@@ -24,9 +25,9 @@ constexpr Option kOptions[] = {
     kHostnameOption,   kVsockOption,
     kEnvOption,        kWorkdirOption,
     kTtyOption,        kReportOption,
-    kLoaderOption,     kHotSetOption,
-    kPagerOption,      kIsolateOption,
-    kHandlerOption,
+    kBalloonOption,    kLoaderOption,
+    kHotSetOption,     kPagerOption,
+    kIsolateOption,    kHandlerOption,
 };
 
 nlohmann::ordered_json phases_json(const vmm::BootPhases& phases) {
@@ -40,6 +41,11 @@ nlohmann::ordered_json phases_json(const vmm::BootPhases& phases) {
 Result<int> run(const Arguments& arguments) {
   if (arguments.has("--from")) return run_from(arguments);
   if (arguments.has("--kernel")) return run_linux(arguments);
+  for (const char* option : {"--report", "--balloon"}) {
+    if (arguments.has(option)) {
+      return fail(Code::kInvalid, std::string(option) + ": for Linux guests (--kernel or --from)");
+    }
+  }
   std::vector<std::string> words = arguments.positional();
   if (words.empty()) words = {"health"};
   const vmm::Call call = VOLT_TRY(parse_call(words));

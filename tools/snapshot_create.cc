@@ -7,6 +7,7 @@
 #include "snapshot/capture.h"
 #include "snapshot/memory_writer.h"
 #include "snapshot/restore.h"
+#include "tools/balloon.h"
 #include "tools/commands.h"
 #include "tools/context.h"
 #include "tools/guest_call.h"
@@ -41,6 +42,8 @@ constexpr Option kOptions[] = {
     kCpusOption,
     kCpuTemplateOption,
     kBootOption,
+    kBalloonOption,
+    kSettleOption,
     kTimeoutOption,
 };
 
@@ -124,6 +127,16 @@ Result<> make_calls(snapshot::Sandbox& sandbox, const std::vector<NamedCall>& ca
     sandbox.facts().guest.add_calls(text);
   }
   return {};
+}
+
+// What the guest does not use need not be captured.
+Result<std::optional<Given>> take_spare_memory(const Arguments& arguments,
+                                               snapshot::Sandbox& sandbox, vmm::Deadline deadline) {
+  pc::LinuxMachine& machine = *sandbox.linux_machine();
+  const std::optional<Given> given = VOLT_TRY(fill_balloon(arguments, machine, deadline));
+  progress("waiting for memory that the guest has freed ...");
+  VOLT_TRY(wait_for_freed_pages(arguments, machine, deadline));
+  return given;
 }
 
 // The rule of formats/manifest.proto, said before the guest boots.
@@ -230,6 +243,10 @@ Result<int> run(const Arguments& arguments) {
   const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
   const snapshot::Store store = VOLT_TRY(open_store());
   const bool is_linux = VOLT_TRY(will_be_linux(store, arguments));
+  for (const char* option : {"--balloon", "--settle"}) {
+    if (is_linux || !arguments.has(option)) continue;
+    return fail(Code::kInvalid, std::string(option) + ": for Linux guests");
+  }
   const std::vector<NamedCall> calls = VOLT_TRY(calls_after(arguments, is_linux));
   if (options.if_taken == snapshot::Store::IfTaken::kRefuse && store.exists(reference)) {
     return fail(Code::kConflict, "a snapshot '" + reference.text() + "' exists already");
@@ -238,6 +255,8 @@ Result<int> run(const Arguments& arguments) {
   const Made made = VOLT_TRY(make_sandbox(opened, store, arguments, deadline));
   snapshot::Sandbox& sandbox = *made.sandbox;
   VOLT_TRY(make_calls(sandbox, calls, deadline));
+  std::optional<Given> given;
+  if (is_linux) given = VOLT_TRY(take_spare_memory(arguments, sandbox, deadline));
   progress("capturing ...");
   const snapshot::Captured captured = VOLT_TRY_IN(
       "capture",
@@ -264,6 +283,7 @@ Result<int> run(const Arguments& arguments) {
                            {"changed", captured.units.changed}}},
                          {"boot_us", boot_us},
                          {"phases_us", made.phases},
+                         {"balloon", balloon_json(given)},
                          {"capture_us",
                           {{"state", captured.state_ns / 1000},
                            {"memory", captured.memory_ns / 1000},

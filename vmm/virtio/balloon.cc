@@ -4,6 +4,7 @@
 #include <linux/virtio_ids.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <mutex>
 #include <vector>
@@ -45,6 +46,7 @@ void Balloon::store_config(std::size_t offset, std::uint32_t value) {
 void Balloon::write_config(std::uint64_t offset, std::span<const std::byte> from) {
   if (offset != kActual || from.size() != sizeof(std::uint32_t)) return;
   std::ranges::copy(from, config_.begin() + kActual);
+  changed();
 }
 
 void Balloon::reset() {
@@ -83,7 +85,24 @@ Balloon::Figures Balloon::figures() const {
 bool Balloon::discard(std::uint64_t address, std::uint64_t pages) {
   const bool done = discard_(address, pages * kPageBytes).has_value();
   if (!done) failed_ += pages;
+  changed();
   return done;
+}
+
+void Balloon::changed() {
+  ++changes_;
+  has_changed_.notify_all();
+}
+
+Result<bool> Balloon::wait_for_change(std::uint64_t seen, vmm::Deadline deadline) {
+  constexpr std::chrono::milliseconds kLookAgain(100);  // a signal does not end a wait
+  std::unique_lock lock(port_->mutex());
+  while (changes_ == seen) {
+    VOLT_TRY(vmm::check_stop());
+    if (deadline.passed()) return false;
+    has_changed_.wait_for(lock, kLookAgain);
+  }
+  return true;
 }
 
 // Page numbers, in 32 bits each, in any order. Those that are not RAM are left out: the guest gave

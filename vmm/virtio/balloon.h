@@ -5,10 +5,12 @@
 
 #include <array>
 #include <atomic>
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 
+#include "vmm/interrupt.h"
 #include "vmm/os/error.h"
 #include "vmm/virtio/backend.h"
 
@@ -48,6 +50,10 @@ class Balloon final : public Backend {
   // kInvalid if it is more than the guest has.
   Result<> load(const BalloonState& state);
   Figures figures() const;
+  // How often the guest has said how large its balloon is, or has let go of pages. On any thread.
+  std::uint64_t changes() const { return changes_; }
+  // Until they are more than `seen`; false if they are not by the deadline.
+  Result<bool> wait_for_change(std::uint64_t seen, vmm::Deadline deadline);
 
   Kind kind() const override;
   Result<> attach(Port& port) override;
@@ -61,6 +67,7 @@ class Balloon final : public Backend {
   Result<> inflate(Queue& queue, const Chain& chain);
   void report(const Chain& chain);
   bool discard(std::uint64_t address, std::uint64_t pages);
+  void changed();
   std::uint64_t ram_pages() const;
   std::uint32_t load_config(std::size_t offset) const;
   void store_config(std::size_t offset, std::uint32_t value);
@@ -71,6 +78,8 @@ class Balloon final : public Backend {
   std::atomic<std::uint64_t> inflated_ = 0;
   std::atomic<std::uint64_t> reported_ = 0;
   std::atomic<std::uint64_t> failed_ = 0;
+  std::atomic<std::uint64_t> changes_ = 0;  // grows under the device's lock
+  std::condition_variable has_changed_;
 };
 
 }  // namespace volt::virtio

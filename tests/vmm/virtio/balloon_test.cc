@@ -3,6 +3,7 @@
 #include <linux/virtio_balloon.h>
 
 #include <algorithm>
+#include <thread>
 #include <utility>
 
 #include "tests/vmm/virtio/driver.h"
@@ -136,6 +137,23 @@ TEST_F(BalloonTest, ATargetIsToldAndWhatTheGuestSaysIsKept) {
   EXPECT_EQ(driver->read32(VIRTIO_MMIO_CONFIG), 256u) << "the target is ours";
   EXPECT_EQ(driver->read32(VIRTIO_MMIO_CONFIG + 8), 0u);
   EXPECT_EQ(balloon->save(), (BalloonState{.target_pages = 256, .actual_pages = 200}));
+}
+
+TEST_F(BalloonTest, WhatTheGuestDoesIsWaitedFor) {
+  driver->start(kFeatures, 3, 64);
+  const std::uint64_t none = balloon->changes();
+  EXPECT_FALSE(*balloon->wait_for_change(none, vmm::Deadline::in_ms(0)));
+  std::thread guest([this] { driver->write32(VIRTIO_MMIO_CONFIG + 4, 200); });
+  EXPECT_TRUE(*balloon->wait_for_change(none, {}));
+  guest.join();
+  const std::uint64_t inflated = balloon->changes();
+  const std::uint32_t pages[] = {500};
+  give(kInflate, pages);
+  EXPECT_TRUE(*balloon->wait_for_change(inflated, {}));
+  const std::uint64_t reported = balloon->changes();
+  ASSERT_TRUE(driver->add(kReporting, {0x200000, 0x1000, true}));
+  driver->notify(kReporting);
+  EXPECT_TRUE(*balloon->wait_for_change(reported, {}));
 }
 
 TEST_F(BalloonTest, StatesLargerThanTheGuestAreRefused) {
