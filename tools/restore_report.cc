@@ -40,6 +40,18 @@ double Samples::quantile(double q) const {
   return static_cast<double>(sorted[index]) / 1e3;
 }
 
+std::optional<double> Samples::variation() const {
+  if (ns_.size() < 2) return std::nullopt;
+  double sum = 0, squares = 0;
+  for (const std::uint64_t ns : ns_) sum += static_cast<double>(ns);
+  const double mean = sum / static_cast<double>(ns_.size());
+  for (const std::uint64_t ns : ns_) {
+    const double off = static_cast<double>(ns) - mean;
+    squares += off * off;
+  }
+  return std::sqrt(squares / static_cast<double>(ns_.size() - 1)) / mean;
+}
+
 nlohmann::ordered_json Samples::json() const {
   return {{"p50", tenth(quantile(0.5))},
           {"p90", tenth(quantile(0.9))},
@@ -140,9 +152,9 @@ nlohmann::ordered_json phases_json(const snapshot::RestorePhases& phases) {
   return json;
 }
 
-std::string table_row(const std::string& name, const std::vector<double>& numbers) {
+std::string table_row(const std::string& name, const std::vector<double>& numbers, int width) {
   char cell[64];
-  std::snprintf(cell, sizeof cell, "%-14s", name.c_str());
+  std::snprintf(cell, sizeof cell, "%-*s", width, name.c_str());
   std::string row = cell;
   for (const double number : numbers) {
     std::snprintf(cell, sizeof cell, " %12.1f", number);
@@ -151,9 +163,10 @@ std::string table_row(const std::string& name, const std::vector<double>& number
   return row + "\n";
 }
 
-std::string table_head(const std::string& name, const std::vector<std::string>& columns) {
+std::string table_head(const std::string& name, const std::vector<std::string>& columns,
+                       int width) {
   char cell[64];
-  std::snprintf(cell, sizeof cell, "%-14s", name.c_str());
+  std::snprintf(cell, sizeof cell, "%-*s", width, name.c_str());
   std::string row = cell;
   for (const std::string& column : columns) {
     std::snprintf(cell, sizeof cell, " %12s", column.c_str());

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -73,6 +74,8 @@ class Samples {
   std::size_t count() const { return ns_.size(); }
   // In microseconds; 0 where there are no samples.
   double quantile(double q) const;
+  // Standard deviation by mean; nothing where there are not two samples to differ.
+  std::optional<double> variation() const;
   double first() const { return ns_.empty() ? 0 : static_cast<double>(ns_.front()) / 1e3; }
   // {p50, p90, p99, max, first}
   nlohmann::ordered_json json() const;
@@ -96,7 +99,8 @@ nlohmann::ordered_json phases_json(const snapshot::RestorePhases& phases);
 double tenth(double value);
 
 // A row of a table: name, then numbers with one decimal in columns.
-std::string table_row(const std::string& name, const std::vector<double>& numbers);
-std::string table_head(const std::string& name, const std::vector<std::string>& columns);
+std::string table_row(const std::string& name, const std::vector<double>& numbers, int width = 14);
+std::string table_head(const std::string& name, const std::vector<std::string>& columns,
+                       int width = 14);
 
 }  // namespace volt::tools
