@@ -29,6 +29,7 @@ extern const Command kKernelLs;
 extern const Command kKernelRm;
 extern const Command kPager;
 extern const Command kBenchRestore;
+extern const Command kBenchLinux;
 extern const Command kDoctor;
 extern const Command kVersion;
 

@@ -55,6 +55,8 @@ std::string pager_socket(std::string_view command, const Arguments& arguments) {
 // Where something is to be found that is not there: a snapshot, or whoever listens at a socket.
 std::string advice_where(const Error& error, std::string_view command, const Arguments& arguments,
                          const std::string& reference) {
+  if (command == "bench linux")
+    return arguments.has("--kernel") ? "volt kernel ls" : "volt kernel fetch";
   // A pager that is there and has no such snapshot makes no system call fail.
   const bool nobody_listens = error.sys_errno != 0;
   const std::string socket = pager_socket(command, arguments);

@@ -37,6 +37,7 @@ constexpr const Command* kCommands[] = {
     &kKernelRm,
     &kPager,
     &kBenchRestore,
+    &kBenchLinux,
     &kDoctor,
     &kVersion,
 };

@@ -22,6 +22,7 @@ PROMISED = {
     "snapshot restore": "--count --loader --verify",
     "snapshot verify": "--deep",
     "bench restore": "-n --loader --memory --working-set --touch",
+    "bench linux": "-n --kernel --initrd --cpus --memory --command --timeout",
 }
 DIGEST = "0123456789abcdef" * 4
 

@@ -23,7 +23,7 @@ COMMANDS = ("run", "call", "snapshot create", "snapshot restore", "snapshot ls",
             "snapshot tree", "snapshot pack", "snapshot unpack", "snapshot compact",
             "snapshot save", "snapshot load", "snapshot prune",
             "kernel fetch", "kernel import", "kernel ls", "kernel rm",
-            "pager", "bench restore", "doctor", "version")
+            "pager", "bench restore", "bench linux", "doctor", "version")
 
 CODE_NAMES = {1: "system", 2: "usage", 3: "not_found", 4: "conflict", 5: "incompatible",
               6: "host_unable", 7: "integrity", 9: "guest_crashed", 10: "page_lost", 75: "busy",

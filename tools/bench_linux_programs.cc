@@ -1,0 +1,127 @@
+#include "tools/bench_linux_programs.h"
+
+#include "tools/context.h"
+#include "tools/output.h"
+#include "tools/timed_program.h"
+
+namespace volt::tools {
+namespace {
+
+constexpr char kDefaultQemu[] = "qemu-system-x86_64";
+constexpr char kPanic[] = "Kernel panic - not syncing";
+
+std::string last_line(std::string text) {
+  while (text.ends_with('\n')) text.pop_back();
+  return text.substr(text.rfind('\n') + 1);
+}
+
+// This very program.
+TimedProgram volt_program(const LinuxBench& bench, std::vector<std::string> words,
+                          bool with_command) {
+  TimedProgram program = {.path = "/proc/self/exe", .words = {"volt", "run"}, .variables = {}};
+  program.words.insert(program.words.end(), words.begin(), words.end());
+  if (bench.arguments.has("--timeout")) {
+    program.words.insert(program.words.end(), {"--timeout", bench.arguments.get("--timeout")});
+  }
+  if (!with_command) return program;
+  program.words.push_back("--");
+  program.words.insert(program.words.end(), bench.plan.command.begin(), bench.plan.command.end());
+  return program;
+}
+
+std::vector<std::string> machine_words(const LinuxBench& bench) {
+  return {"--kernel", bench.plan.kernel.name,
+          "--cpus",   std::to_string(bench.plan.cpus),
+          "--memory", std::to_string(bench.plan.ram_bytes)};
+}
+
+Result<std::uint64_t> first_byte_of(TimedProgram program, vmm::Deadline deadline) {
+  const ProgramTimes times = VOLT_TRY(time_program(std::move(program), deadline));
+  if (times.status == 0 && times.first_byte_ns != 0) return times.first_byte_ns;
+  return fail(Code::kGuestCrashed, "volt run, spawned, ended with code " +
+                                       std::to_string(times.status) + ": " + last_line(times.err));
+}
+
+}  // namespace
+
+Result<> measure_spawned_boot(LinuxBench& bench) {
+  VOLT_TRY(prepare_page_cache(bench, PageCache::kCold));
+  const vmm::Deadline deadline = VOLT_TRY(deadline_of(bench.arguments));
+  std::vector<std::string> words = machine_words(bench);
+  words.insert(words.end(), {"--initrd", bench.arguments.get("--initrd")});
+  const std::uint64_t took_ns = VOLT_TRY(first_byte_of(volt_program(bench, words, true), deadline));
+  bench.report.lines[LinuxLine::kSpawnCold].add(took_ns);
+  return {};
+}
+
+Result<> measure_spawned_restore(LinuxBench& bench, const LinuxScratch& scratch, std::size_t way) {
+  const RestoreWay& asked = kRestoreWays[way];
+  const vmm::Deadline deadline = VOLT_TRY(deadline_of(bench.arguments));
+  TimedProgram program = volt_program(
+      bench, {"--from", LinuxScratch::reference().text(), "--hotset", asked.hot ? "use" : "off"},
+      true);
+  program.variables = {"VOLT_DATA_DIR=" + scratch.store(asked.packed).path()};
+  const std::uint64_t took_ns = VOLT_TRY(first_byte_of(std::move(program), deadline));
+  bench.report.lines[asked.spawned].add(took_ns);
+  return {};
+}
+
+Result<> measure_spawned_panic(LinuxBench& bench) {
+  const vmm::Deadline deadline = VOLT_TRY(deadline_of(bench.arguments));
+  const ProgramTimes times =
+      VOLT_TRY(time_program(volt_program(bench, machine_words(bench), false), deadline));
+  if (times.status != exit_code(Code::kGuestCrashed) || !times.err.contains(kPanic)) {
+    return fail(Code::kGuestCrashed, "volt run without a root, spawned, did not report a panic: " +
+                                         last_line(times.err));
+  }
+  bench.report.lines[LinuxLine::kSpawnPanic].add(times.exit_ns);
+  return {};
+}
+
+void find_qemu(LinuxBench& bench) {
+  const std::string name = bench.arguments.get("--qemu", kDefaultQemu);
+  bench.report.qemu = find_program(name);
+  if (bench.report.qemu.empty()) bench.report.qemu_missing = "there is no " + name + " in PATH";
+}
+
+Result<> measure_qemu_panic(LinuxBench& bench) {
+  if (!bench.report.qemu_missing.empty()) return {};
+  const vmm::Deadline deadline = VOLT_TRY(deadline_of(bench.arguments));
+  TimedProgram program = {.path = bench.report.qemu,
+                          .words = {bench.report.qemu,
+                                    "-M",
+                                    "microvm",
+                                    "-accel",
+                                    "kvm",
+                                    "-cpu",
+                                    "host",
+                                    "-m",
+                                    std::to_string(bench.plan.ram_bytes >> 20) + "M",
+                                    "-smp",
+                                    std::to_string(bench.plan.cpus),
+                                    "-nodefaults",
+                                    "-no-user-config",
+                                    "-display",
+                                    "none",
+                                    "-no-reboot",
+                                    "-serial",
+                                    "stdio",
+                                    "-kernel",
+                                    bench.plan.kernel.path,
+                                    "-append",
+                                    pc::command_line_of({})},
+                          .variables = {}};
+  const Result<ProgramTimes> times = time_program(std::move(program), deadline);
+  if (!times && times.error().code != Code::kDeadline) return std::unexpected(times.error());
+  if (times && times->status == 0 && times->out.contains(kPanic)) {
+    bench.report.lines[LinuxLine::kQemuPanic].add(times->exit_ns);
+    return {};
+  }
+  bench.report.qemu_missing =
+      !times ? times.error().context
+             : bench.report.qemu + " ended with code " + std::to_string(times->status) +
+                   " and no panic: " + last_line(times->err.empty() ? times->out : times->err);
+  return {};
+}
+
+}  // namespace volt::tools
