@@ -69,6 +69,8 @@ std::vector<Step> steps_of(LinuxBench& bench, const LinuxScratch& scratch) {
       [&] { return measure_spawned_boot(bench); },
       [&] { return measure_spawned_panic(bench); },
       [&] { return measure_qemu_panic(bench); },
+      [&] { return measure_spawned_banner(bench, scratch); },
+      [&] { return measure_qemu_banner(bench, scratch); },
   };
   for (const PageCache cache : {PageCache::kCold, PageCache::kWarm}) {
     for (const bool keyboard : {false, true}) {
@@ -120,7 +122,8 @@ const Command kBenchLinux = {
         "Each round boots the guest cold (its files dropped from the page cache) and warm, to its\n"
         "agent's word that it is ready, to a command's first byte, and without a root to its\n"
         "panic; runs a second command; stops it; captures it; restores it; and does the same with\n"
-        "`volt run` from spawn to first byte. QEMU's microvm panics beside it on the same kernel.\n"
+        "`volt run` from spawn to first byte. Beside it QEMU's microvm panics on the same kernel,\n"
+        "and both boot an initrd that prints a line and powers off.\n"
         "Rounds go forward and backward in turn. Ratios of medians are what is promised; absolute\n"
         "times are this machine's. Its snapshots are its own and go away with it.\n",
     .example = "volt bench linux -n 10 --initrd root.cpio.gz --json",

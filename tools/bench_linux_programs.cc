@@ -1,5 +1,6 @@
 #include "tools/bench_linux_programs.h"
 
+#include "tools/bench_banner.h"
 #include "tools/context.h"
 #include "tools/output.h"
 #include "tools/timed_program.h"
@@ -42,6 +43,51 @@ Result<std::uint64_t> first_byte_of(TimedProgram program, vmm::Deadline deadline
                                        std::to_string(times.status) + ": " + last_line(times.err));
 }
 
+// To its end, by which `said` must have come on its console.
+Result<> measure_qemu(LinuxBench& bench, const std::vector<std::string>& words,
+                      std::string_view said, LinuxLine line) {
+  LinuxBenchReport& report = bench.report;
+  if (!report.qemu_missing.empty()) return {};
+  const vmm::Deadline deadline = VOLT_TRY(deadline_of(bench.arguments));
+  TimedProgram program = {.path = report.qemu,
+                          .words = {report.qemu,
+                                    "-M",
+                                    "microvm",
+                                    "-accel",
+                                    "kvm",
+                                    "-cpu",
+                                    "host",
+                                    "-m",
+                                    std::to_string(bench.plan.ram_bytes >> 20) + "M",
+                                    "-smp",
+                                    std::to_string(bench.plan.cpus),
+                                    "-nodefaults",
+                                    "-no-user-config",
+                                    "-display",
+                                    "none",
+                                    "-no-reboot",
+                                    "-serial",
+                                    "stdio",
+                                    "-kernel",
+                                    bench.plan.kernel.path,
+                                    "-append",
+                                    pc::command_line_of({})},
+                          .variables = {}};
+  program.words.insert(program.words.end(), words.begin(), words.end());
+  const Result<ProgramTimes> times = time_program(std::move(program), deadline);
+  if (!times && times.error().code != Code::kDeadline) return std::unexpected(times.error());
+  if (times && times->status == 0 && times->out.contains(said)) {
+    report.lines[line].add(times->exit_ns);
+    return {};
+  }
+  report.qemu_missing = !times
+                            ? times.error().context
+                            : report.qemu + " ended with code " + std::to_string(times->status) +
+                                  " without '" + std::string(said) +
+                                  "': " + last_line(times->err.empty() ? times->out : times->err);
+  return {};
+}
+
 }  // namespace
 
 Result<> measure_spawned_boot(LinuxBench& bench) {
@@ -78,6 +124,19 @@ Result<> measure_spawned_panic(LinuxBench& bench) {
   return {};
 }
 
+Result<> measure_spawned_banner(LinuxBench& bench, const LinuxScratch& scratch) {
+  const vmm::Deadline deadline = VOLT_TRY(deadline_of(bench.arguments));
+  std::vector<std::string> words = machine_words(bench);
+  words.insert(words.end(), {"--initrd", scratch.banner_initrd()});
+  const ProgramTimes times = VOLT_TRY(time_program(volt_program(bench, words, false), deadline));
+  if (times.status != 0) {
+    return fail(Code::kGuestCrashed,
+                "volt run, spawned, did not power off: " + last_line(times.err));
+  }
+  bench.report.lines[LinuxLine::kSpawnBanner].add(times.exit_ns);
+  return {};
+}
+
 void find_qemu(LinuxBench& bench) {
   const std::string name = bench.arguments.get("--qemu", kDefaultQemu);
   bench.report.qemu = find_program(name);
@@ -85,43 +144,11 @@ void find_qemu(LinuxBench& bench) {
 }
 
 Result<> measure_qemu_panic(LinuxBench& bench) {
-  if (!bench.report.qemu_missing.empty()) return {};
-  const vmm::Deadline deadline = VOLT_TRY(deadline_of(bench.arguments));
-  TimedProgram program = {.path = bench.report.qemu,
-                          .words = {bench.report.qemu,
-                                    "-M",
-                                    "microvm",
-                                    "-accel",
-                                    "kvm",
-                                    "-cpu",
-                                    "host",
-                                    "-m",
-                                    std::to_string(bench.plan.ram_bytes >> 20) + "M",
-                                    "-smp",
-                                    std::to_string(bench.plan.cpus),
-                                    "-nodefaults",
-                                    "-no-user-config",
-                                    "-display",
-                                    "none",
-                                    "-no-reboot",
-                                    "-serial",
-                                    "stdio",
-                                    "-kernel",
-                                    bench.plan.kernel.path,
-                                    "-append",
-                                    pc::command_line_of({})},
-                          .variables = {}};
-  const Result<ProgramTimes> times = time_program(std::move(program), deadline);
-  if (!times && times.error().code != Code::kDeadline) return std::unexpected(times.error());
-  if (times && times->status == 0 && times->out.contains(kPanic)) {
-    bench.report.lines[LinuxLine::kQemuPanic].add(times->exit_ns);
-    return {};
-  }
-  bench.report.qemu_missing =
-      !times ? times.error().context
-             : bench.report.qemu + " ended with code " + std::to_string(times->status) +
-                   " and no panic: " + last_line(times->err.empty() ? times->out : times->err);
-  return {};
+  return measure_qemu(bench, {}, kPanic, LinuxLine::kQemuPanic);
+}
+
+Result<> measure_qemu_banner(LinuxBench& bench, const LinuxScratch& scratch) {
+  return measure_qemu(bench, {"-initrd", scratch.banner_initrd()}, kBanner, LinuxLine::kQemuBanner);
 }
 
 }  // namespace volt::tools

@@ -13,9 +13,13 @@ Result<> measure_spawned_restore(LinuxBench& bench, const LinuxScratch& scratch,
 // `volt run --kernel K`, which panics for want of a root, to its end.
 Result<> measure_spawned_panic(LinuxBench& bench);
 
+// The same with an initrd that prints a line and powers off.
+Result<> measure_spawned_banner(LinuxBench& bench, const LinuxScratch& scratch);
+
 // Where QEMU is, or in the report why it will not be measured.
 void find_qemu(LinuxBench& bench);
-// The same panic there. What goes wrong is told in the report, and QEMU is left out from then on.
+// The same two there. What goes wrong is told in the report, and QEMU is left out from then on.
 Result<> measure_qemu_panic(LinuxBench& bench);
+Result<> measure_qemu_banner(LinuxBench& bench, const LinuxScratch& scratch);
 
 }  // namespace volt::tools

@@ -42,7 +42,9 @@ constexpr NamedLine kNames[] = {
     {"spawn_from_packed_hot", "  from packed, hot"},
     {"spawn_from_packed", "  from packed"},
     {"spawn_panic", "  panic, no root"},
+    {"spawn_banner", "  banner, power off"},
     {"qemu_microvm_panic", "QEMU microvm: panic"},
+    {"qemu_microvm_banner", "  banner, power off"},
 };
 static_assert(std::size(kNames) == kLinuxLines);
 constexpr int kNameWidth = 20;
@@ -91,8 +93,9 @@ nlohmann::ordered_json ratios_json(const LinuxBenchReport& report) {
            ratio_json(report, LinuxLine::kColdFirstByte, LinuxLine::kWarmFirstByte)},
           {"panic_i8042_by_without",
            ratio_json(report, LinuxLine::kWarmPanicKeyboard, LinuxLine::kWarmPanic)},
-          {"qemu_microvm_by_spawn_panic",
-           ratio_json(report, LinuxLine::kQemuPanic, LinuxLine::kSpawnPanic)}};
+          {"qemu_microvm_by_spawn",
+           {{"panic", ratio_json(report, LinuxLine::kQemuPanic, LinuxLine::kSpawnPanic)},
+            {"banner", ratio_json(report, LinuxLine::kQemuBanner, LinuxLine::kSpawnBanner)}}}};
 }
 
 nlohmann::ordered_json ways_json(const LinuxBenchReport& report) {
@@ -131,8 +134,10 @@ std::string cache_text(const LinuxBenchReport& report) {
 std::string qemu_text(const LinuxBenchReport& report) {
   if (!report.qemu_missing.empty())
     return "QEMU microvm: not measured, " + report.qemu_missing + "\n";
-  return "QEMU microvm / volt run, spawn to the end after a panic: " +
-         ratio_text(report, LinuxLine::kQemuPanic, LinuxLine::kSpawnPanic) + "\n";
+  return "QEMU microvm / volt run, spawn to exit: " +
+         ratio_text(report, LinuxLine::kQemuPanic, LinuxLine::kSpawnPanic) + " with a panic, " +
+         ratio_text(report, LinuxLine::kQemuBanner, LinuxLine::kSpawnBanner) +
+         " with a banner and power off\n";
 }
 
 }  // namespace

@@ -46,7 +46,9 @@ enum class LinuxLine : std::uint8_t {
   kSpawnPackedHot,
   kSpawnPacked,
   kSpawnPanic,
+  kSpawnBanner,  // of a program that then powers off
   kQemuPanic,
+  kQemuBanner,
   kCount,
 };
 inline constexpr std::size_t kLinuxLines = static_cast<std::size_t>(LinuxLine::kCount);

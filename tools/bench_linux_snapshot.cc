@@ -1,5 +1,6 @@
 #include "tools/bench_linux_snapshot.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -7,9 +8,11 @@
 
 #include "snapshot/linux_guest.h"
 #include "snapshot/storage.h"
+#include "tools/bench_banner.h"
 #include "tools/context.h"
 #include "tools/output.h"
 #include "vmm/identity.h"
+#include "vmm/os/file.h"
 
 namespace volt::tools {
 namespace {
@@ -86,6 +89,10 @@ Result<LinuxScratch> LinuxScratch::make(LinuxBench& bench) {
   std::string path = std::string(base == nullptr ? "/tmp" : base) + "/volt-bench-XXXXXX";
   if (::mkdtemp(path.data()) == nullptr) return sys_error("mkdtemp", path);
   LinuxScratch scratch(path);
+  const std::vector<std::byte> initrd = VOLT_TRY(tools::banner_initrd());
+  const Fd file = VOLT_TRY(
+      open_at(AT_FDCWD, scratch.banner_initrd().c_str(), O_WRONLY | O_CREAT | O_EXCL, 0600));
+  VOLT_TRY(write_all(file, initrd, 0, scratch.banner_initrd()));
   progress("making snapshots to measure ...");
   VOLT_TRY(fill(bench, scratch));
   bench.report.touched_pages = VOLT_TRY(record_hot_set_of(bench, scratch.store(false)));

@@ -22,6 +22,8 @@ class LinuxScratch {
   snapshot::Store store(bool packed) const {
     return snapshot::Store(path_ + (packed ? "/packed" : "/raw"));
   }
+  // An initrd for other VMMs, too; see bench_banner.h.
+  std::string banner_initrd() const { return path_ + "/banner"; }
   static snapshot::Reference reference() { return {"bench", "latest", std::nullopt}; }
 
  private:
