@@ -113,15 +113,31 @@ nlohmann::ordered_json ways_json(const LinuxBenchReport& report) {
   return ways;
 }
 
+// How much of what a clone used its hot set had, in per cent; "-" where none was replayed.
+std::string covered_text(const RestoreWayReport& way) {
+  if (!way.hot_set.contains("hits")) return "-";
+  const double hits = way.hot_set["hits"], misses = way.hot_set["misses"];
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f", hits + misses == 0 ? 0 : 100 * hits / (hits + misses));
+  return text;
+}
+
 std::string ratios_text(const LinuxBenchReport& report) {
   std::string text =
-      "\n" + table_head("cold boot / restore", {"in process", "spawned"}, kNameWidth);
-  for (const RestoreWay& way : kRestoreWays) {
-    const std::string cells[] = {ratio_text(report, LinuxLine::kColdFirstByte, way.in_process),
-                                 ratio_text(report, LinuxLine::kSpawnCold, way.spawned)};
-    text += table_head(way.label, {cells[0], cells[1]}, kNameWidth);
+      "\n" + table_head("cold boot / restore", {"in process", "spawned", "loader", "covered %"},
+                        kNameWidth);
+  for (std::size_t i = 0; i < kRestoreWayCount; ++i) {
+    const RestoreWay& way = kRestoreWays[i];
+    text += table_head(
+        way.label,
+        {ratio_text(report, LinuxLine::kColdFirstByte, way.in_process),
+         ratio_text(report, LinuxLine::kSpawnCold, way.spawned),
+         snapshot::loader_name(report.ways[i].loader.loader), covered_text(report.ways[i])},
+        kNameWidth);
   }
-  return text + "medians, to the first command's first byte\n";
+  return text +
+         "medians, to the first command's first byte; covered: of the blocks that the last clone\n"
+         "used, those its hot set had\n";
 }
 
 std::string cache_text(const LinuxBenchReport& report) {
