@@ -144,7 +144,7 @@ std::string cache_text(const LinuxBenchReport& report) {
   const std::string files = human_size(report.boot_file_bytes) + " of kernel, modules and initrd";
   if (report.stayed_cached_bytes == 0) return "cold: " + files + " left the page cache first\n";
   return "NOT COLD: of " + files + ", " + human_size(report.stayed_cached_bytes) +
-         " stayed in the page cache; are they on a file system in memory?\n";
+         " stayed in the page cache\n(on a file system in memory?), or are not yours to look at\n";
 }
 
 std::string qemu_text(const LinuxBenchReport& report) {

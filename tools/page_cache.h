@@ -11,7 +11,8 @@ namespace volt::tools {
 struct DroppedFile {
   std::uint64_t bytes = 0;
   // That could not be dropped: all of them where the file system is memory, and what some process
-  // has mapped.
+  // has mapped. All of them, too, of a file that this user may only read: the kernel tells nobody
+  // else what is cached.
   std::uint64_t stayed_bytes = 0;
 };
 Result<DroppedFile> drop_from_page_cache(const std::string& path);
