@@ -3,6 +3,7 @@
 #include "tools/bench_banner.h"
 #include "tools/context.h"
 #include "tools/output.h"
+#include "tools/program.h"
 #include "tools/timed_program.h"
 
 namespace volt::tools {
@@ -10,11 +11,6 @@ namespace {
 
 constexpr char kDefaultQemu[] = "qemu-system-x86_64";
 constexpr char kPanic[] = "Kernel panic - not syncing";
-
-std::string last_line(std::string text) {
-  while (text.ends_with('\n')) text.pop_back();
-  return text.substr(text.rfind('\n') + 1);
-}
 
 // This very program.
 TimedProgram volt_program(const LinuxBench& bench, std::vector<std::string> words,

@@ -15,13 +15,6 @@ namespace {
 constexpr char kLatest[] = "linux-image-cloud-amd64";  // depends on today's
 constexpr std::string_view kPrefix = "linux-image-";
 
-// The last line that is not empty: where programs say why.
-std::string last_line(std::string_view text) {
-  while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.remove_suffix(1);
-  const std::size_t start = text.rfind('\n');
-  return std::string(start == text.npos ? text : text.substr(start + 1));
-}
-
 // A program of the package manager's. That it is missing is a matter of this host.
 Result<ProgramOutput> run_packager(const std::vector<std::string>& words,
                                    const std::string& directory) {

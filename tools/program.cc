@@ -109,4 +109,10 @@ Result<ProgramOutput> run_program(const std::vector<std::string>& words,
   return ProgramOutput{status, *std::move(text)};
 }
 
+std::string last_line(std::string_view text) {
+  while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.remove_suffix(1);
+  const std::size_t start = text.rfind('\n');
+  return std::string(start == text.npos ? text : text.substr(start + 1));
+}
+
 }  // namespace volt::tools

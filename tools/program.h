@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "vmm/os/error.h"
@@ -17,5 +18,8 @@ struct ProgramOutput {
 // kInterrupted, and the program is ended, once the user asks to stop.
 Result<ProgramOutput> run_program(const std::vector<std::string>& words,
                                   const std::string& directory);
+
+// The last line that is not empty: where programs say why.
+std::string last_line(std::string_view text);
 
 }  // namespace volt::tools
