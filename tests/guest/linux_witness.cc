@@ -1,6 +1,7 @@
 // A process of a Linux guest that sees its own capture: until it is killed it writes a line a
 // round, at once, of what must be new or right in a clone from its first instruction on:
 //   wall clock (us)  monotonic clock (us)  CPU  16 bytes of getrandom(2)  a UUID of the kernel's
+//   and the wall clock again: a capture may come between any two of these
 // usage: linux_witness_test FILE MILLISECONDS [CPU]
 // Or it says what the guest's vsock CID is: linux_witness_test cid
 #include <fcntl.h>
@@ -40,15 +41,17 @@ bool read_uuid(char (&uuid)[37]) {
 }
 
 bool write_line(int file) {
+  const std::int64_t wall_us = clock_us(CLOCK_REALTIME), mono_us = clock_us(CLOCK_MONOTONIC);
   unsigned char bytes[16];
   char uuid[37] = {};
   if (::getrandom(bytes, sizeof bytes, 0) != sizeof bytes || !read_uuid(uuid)) return false;
   char hex[33];
   for (int i = 0; i < 16; ++i) std::snprintf(hex + 2 * i, 3, "%02x", bytes[i]);
   char line[160];
-  const int length = std::snprintf(
-      line, sizeof line, "%lld %lld %d %s %s\n", static_cast<long long>(clock_us(CLOCK_REALTIME)),
-      static_cast<long long>(clock_us(CLOCK_MONOTONIC)), ::sched_getcpu(), hex, uuid);
+  const int length =
+      std::snprintf(line, sizeof line, "%lld %lld %d %s %s %lld\n", static_cast<long long>(wall_us),
+                    static_cast<long long>(mono_us), ::sched_getcpu(), hex, uuid,
+                    static_cast<long long>(clock_us(CLOCK_REALTIME)));
   return ::write(file, line, static_cast<std::size_t>(length)) == length;
 }
 
