@@ -78,12 +78,12 @@ Result<int> run_from(const Arguments& arguments) {
     return std::unexpected(sandbox.explained(sandbox.linux_machine()->explained(exit.error())));
   }
   progress("restored: " + phases_line(phases_json(opened, restored.phases)));
+  const snapshot::HotSetMode hot_set = VOLT_TRY(restore_options(arguments)).hot_set;
+  VOLT_TRY(keep_recording(store, restored, hot_set));
   if (arguments.has("--report")) {
     VOLT_TRY(write_report(arguments.get("--report"),
                           report_json(reference, restored, resumed, opened, given, *exit)));
   }
-  const snapshot::HotSetMode hot_set = VOLT_TRY(restore_options(arguments)).hot_set;
-  VOLT_TRY(keep_recording(store, restored, hot_set));
   // The kernel takes the VM down with the process; waiting for it would only cost time.
   [[maybe_unused]] const snapshot::Sandbox* left = restored.sandbox.release();
   return exit->code;
