@@ -8,8 +8,8 @@
 #include <set>
 #include <string_view>
 
-#include "vmm/os/file.h"
 #include "vmm/elf_file.h"
+#include "vmm/os/file.h"
 #include "vmm/pc/unpack.h"
 
 namespace volt::tools {
