@@ -177,8 +177,12 @@ Result<std::vector<Difference>> compare(const formats::Manifest& manifest,
     auto tsc = VOLT_TRY(other_tsc(manifest.compatibility(), kvm));
     if (tsc) differences.push_back(*std::move(tsc));
   }
-  std::ranges::stable_partition(differences, &Difference::prevents);
-  return differences;
+  std::vector<Difference> ordered;
+  for (const bool prevents : {true, false}) {
+    std::ranges::copy_if(differences, std::back_inserter(ordered),
+                         [prevents](const Difference& each) { return each.prevents == prevents; });
+  }
+  return ordered;
 }
 
 Result<> require_compatible(const formats::Manifest& manifest, const formats::MachineState& state,
