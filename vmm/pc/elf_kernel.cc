@@ -12,7 +12,7 @@ namespace volt::pc {
 namespace {
 
 constexpr std::uint32_t kPvhEntryNote = 18;  // XEN_ELFNOTE_PHYS32_ENTRY
-constexpr std::string_view kPvhNoteName{"Xen", 4};
+constexpr char kPvhNoteName[] = "Xen";
 
 std::unexpected<Error> bad_kernel(std::string what) {
   return fail(Code::kCorrupt, std::move(what));
@@ -20,7 +20,8 @@ std::unexpected<Error> bad_kernel(std::string what) {
 
 // Where the notes of one segment say that PVH begins.
 Result<std::optional<std::uint64_t>> find_pvh_entry(std::span<const std::byte> notes) {
-  const auto body = VOLT_TRY(vmm::find_elf_note(notes, kPvhNoteName, kPvhEntryNote));
+  constexpr std::string_view kName(kPvhNoteName, sizeof kPvhNoteName);
+  const auto body = VOLT_TRY(vmm::find_elf_note(notes, kName, kPvhEntryNote));
   if (!body) return std::nullopt;
   if (const auto wide = vmm::read_at<std::uint64_t>(*body, 0)) return *wide;
   if (const auto narrow = vmm::read_at<std::uint32_t>(*body, 0)) return *narrow;
