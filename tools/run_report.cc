@@ -75,7 +75,7 @@ std::string phases_line(const nlohmann::ordered_json& phases) {
   return line + " us";
 }
 
-nlohmann::ordered_json run_json(nlohmann::ordered_json guest, nlohmann::ordered_json phases,
+nlohmann::ordered_json run_json(const nlohmann::ordered_json& guest, nlohmann::ordered_json phases,
                                 const OpenedKvm& opened, const GuestExit& exit) {
   const std::uint64_t first_byte_ns =
       exit.first_byte_ns == 0 ? 0 : exit.first_byte_ns - opened.begun_ns;

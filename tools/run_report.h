@@ -46,7 +46,7 @@ nlohmann::ordered_json phases_json(const OpenedKvm& opened, const snapshot::Rest
 std::string phases_line(const nlohmann::ordered_json& phases);
 
 // {schema, the guest's own words, exit_code, phases_us, first_byte_us}
-nlohmann::ordered_json run_json(nlohmann::ordered_json guest, nlohmann::ordered_json phases,
+nlohmann::ordered_json run_json(const nlohmann::ordered_json& guest, nlohmann::ordered_json phases,
                                 const OpenedKvm& opened, const GuestExit& exit);
 
 }  // namespace volt::tools
