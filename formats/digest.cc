@@ -14,9 +14,13 @@
 #include <type_traits>
 
 #include "formats/require.h"
+#include "formats/wide_xxh3.h"
 
 namespace volt::formats {
 namespace {
+
+// Sums of less take nanoseconds either way.
+constexpr std::size_t kWorthWide = 1024;
 
 Xxh128 canonical(XXH128_hash_t hash) {
   XXH128_canonical_t form;
@@ -41,6 +45,10 @@ SHA256_CTX* context_of(std::byte* state) {
 }  // namespace
 
 Xxh128 xxh128(std::span<const std::byte> bytes, std::uint64_t seed) {
+  if (bytes.size() >= kWorthWide && has_wide_vectors()) {
+    const WideXxh3 hash = wide_xxh3(bytes.data(), bytes.size(), seed);
+    return canonical({hash.low, hash.high});
+  }
   return canonical(XXH3_128bits_withSeed(bytes.data(), bytes.size(), seed));
 }
 

@@ -20,7 +20,6 @@ using formats::Xxh128;
 
 // Handing an item from thread to thread costs microseconds; an item is this much of raw bytes.
 constexpr std::uint64_t kItemBytes = 256 << 10;
-constexpr std::size_t kWriteBytes = 1 << 20;
 // Whoever opens a snapshot opens each of its packs. What more packs would have is stored again.
 constexpr std::size_t kMaxShared = 128;
 static_assert(kMaxShared < formats::kMaxContainers);
@@ -39,7 +38,9 @@ class DraftPack {
         VOLT_TRY(open_at(draft.dir_, draft.name_.c_str(), O_RDWR | O_CREAT | O_EXCL, 0444));
     // Says that its writer lives; who prunes looks at it.
     if (::flock(draft.file_.get(), LOCK_EX | LOCK_NB) != 0) return sys_error("flock", draft.name_);
-    draft.buffer_ = formats::encode_pack_head(draft.id_);
+    const std::vector<std::byte> head = formats::encode_pack_head(draft.id_);
+    VOLT_TRY(write_all(draft.file_, head, 0, draft.name_));
+    draft.written_ = draft.end_ = head.size();
     return draft;
   }
   DraftPack(DraftPack&& other) noexcept
@@ -47,18 +48,26 @@ class DraftPack {
         id_(other.id_),
         name_(std::exchange(other.name_, {})),
         file_(std::move(other.file_)),
-        buffer_(std::move(other.buffer_)) {}
+        written_(other.written_),
+        end_(other.end_) {}
   DraftPack& operator=(DraftPack&&) = delete;
   ~DraftPack() {
     if (!name_.empty()) ::unlinkat(dir_, name_.c_str(), 0);
   }
 
   const formats::PackId& id() const { return id_; }
-  std::uint64_t end() const { return flushed_ + buffer_.size(); }
+  std::uint64_t end() const { return end_; }
 
-  Result<> append(std::span<const std::byte> stored) {
-    buffer_.insert(buffer_.end(), stored.begin(), stored.end());
-    return buffer_.size() < kWriteBytes ? Result<>{} : flush();
+  // Not copied: it stays where it is until the next flush().
+  void append(std::span<const std::byte> stored) {
+    pending_.push_back(stored);
+    end_ += stored.size();
+  }
+  Result<> flush() {
+    VOLT_TRY(write_all(file_, pending_, written_, name_));
+    written_ = end_;
+    pending_.clear();
+    return {};
   }
 
   Result<> read_back(std::uint64_t offset, std::span<std::byte> into) {
@@ -71,7 +80,7 @@ class DraftPack {
       return std::tie(a.sum, a.offset) < std::tie(b.sum, b.offset);
     });
     const std::vector<std::byte> table = formats::encode_pack_table(id_, records, end());
-    buffer_.insert(buffer_.end(), table.begin(), table.end());
+    append(table);
     VOLT_TRY(flush());
     VOLT_TRY(sync(file_, name_));
     const std::string name = pack_file_name(id_);
@@ -83,19 +92,12 @@ class DraftPack {
  private:
   explicit DraftPack(int dir) : dir_(dir) {}
 
-  Result<> flush() {
-    VOLT_TRY(write_all(file_, buffer_, flushed_, name_));
-    flushed_ += buffer_.size();
-    buffer_.clear();
-    return {};
-  }
-
   int dir_;
   formats::PackId id_ = {};
   std::string name_;
   Fd file_;
-  std::vector<std::byte> buffer_;
-  std::uint64_t flushed_ = 0;
+  std::vector<std::span<const std::byte>> pending_;
+  std::uint64_t written_ = 0, end_ = 0;  // of the file; with what is pending
 };
 
 // Of one thread.
@@ -200,7 +202,7 @@ class Packer {
     for (std::size_t k = 0; k < units.size(); ++k) {
       VOLT_TRY(store_unit(item, k, units[k]));
     }
-    return {};
+    return draft_ ? draft_->flush() : Result<>{};
   }
 
   Result<> store_unit(Item& item, std::size_t k, std::uint64_t i) {
@@ -233,7 +235,8 @@ class Packer {
     records_.push_back(
         {entries_[i].sum, draft_->end(), stored_bytes, static_cast<std::uint32_t>(unit_bytes_)});
     written_.try_emplace(entries_[i].sum, i);
-    return draft_->append(stored);
+    draft_->append(stored);
+    return {};
   }
 
   // The entry whose unit has these bytes and is in the pack being written.

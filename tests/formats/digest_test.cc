@@ -27,6 +27,20 @@ TEST(DigestTest, Xxh128OverTwoPartsIsThatOverTheWhole) {
   }
 }
 
+// Wide vectors, where there are any, against those that every processor has.
+TEST(DigestTest, Xxh128IsTheSameByWhateverVectors) {
+  const Bytes whole = bytes_of(counting(70'000, 3));
+  for (const std::size_t size : {1023UZ, 1024UZ, 1025UZ, 2047UZ, 4096UZ, 65'536UZ, 69'999UZ}) {
+    const auto bytes = std::span(whole).subspan(1, size);
+    EXPECT_EQ(xxh128(bytes), xxh128(bytes, std::span<const std::byte>())) << size;
+  }
+}
+
+// By xxHash itself, compiled for SSE2.
+TEST(DigestTest, Xxh128OfZerosWithASeed) {
+  EXPECT_EQ(to_hex(xxh128(Bytes(4096), 7)), "ac64530a495117b273ca3cc0d1a2e107");
+}
+
 TEST(DigestTest, Sha256OfKnownTexts) {
   EXPECT_EQ(to_hex(sha256({})), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
   EXPECT_EQ(to_hex(sha256(bytes_of("abc"))),

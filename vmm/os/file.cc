@@ -3,9 +3,11 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <iterator>
 #include <memory>
 
 namespace volt {
@@ -61,6 +63,31 @@ Result<> write_all(const Fd& fd, std::span<const std::byte> bytes, std::uint64_t
     if (put < 0) return sys_error("write", name);
     bytes = bytes.subspan(static_cast<std::size_t>(put));
     offset += static_cast<std::uint64_t>(put);
+  }
+  return {};
+}
+
+Result<> write_all(const Fd& fd, std::span<const std::span<const std::byte>> parts,
+                   std::uint64_t offset, std::string_view name) {
+  iovec vectors[64];
+  while (!parts.empty()) {
+    const auto now = parts.first(std::min(parts.size(), std::size(vectors)));
+    for (std::size_t i = 0; i < now.size(); ++i) {
+      vectors[i] = {const_cast<std::byte*>(now[i].data()), now[i].size()};
+    }
+    const ssize_t put =
+        ::pwritev(fd.get(), vectors, static_cast<int>(now.size()), static_cast<off_t>(offset));
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) return sys_error("write", name);
+    // Few calls take less than all; then what is left of each goes by itself.
+    auto taken = static_cast<std::size_t>(put);
+    for (const std::span<const std::byte> part : now) {
+      const std::size_t begun = std::min(taken, part.size());
+      VOLT_TRY(write_all(fd, part.subspan(begun), offset + begun, name));
+      taken -= begun;
+      offset += part.size();
+    }
+    parts = parts.subspan(now.size());
   }
   return {};
 }

@@ -28,6 +28,9 @@ Result<std::vector<std::byte>> read_whole(const Fd& fd, std::size_t limit_bytes,
 
 Result<> write_all(const Fd& fd, std::span<const std::byte> bytes, std::uint64_t offset,
                    std::string_view name);
+// One after the other, with as few calls as there can be.
+Result<> write_all(const Fd& fd, std::span<const std::span<const std::byte>> parts,
+                   std::uint64_t offset, std::string_view name);
 
 // fsync(2) of a file or a directory.
 Result<> sync(const Fd& fd, std::string_view name);
