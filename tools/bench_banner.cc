@@ -64,15 +64,9 @@ std::vector<std::byte> banner_program() {
 }  // namespace
 
 Result<std::vector<std::byte>> banner_initrd() {
-  using Kind = vmm::InitramfsEntry::Kind;
   const std::vector<std::byte> program = banner_program();
-  const vmm::InitramfsEntry entries[] = {{.path = "init", .bytes = program},
-                                         {.path = "dev", .kind = Kind::kDirectory},
-                                         {.path = "dev/console",
-                                          .kind = Kind::kCharDevice,
-                                          .permissions = 0600,
-                                          .major = 5,
-                                          .minor = 1}};
+  std::vector<vmm::InitramfsEntry> entries = vmm::console_entries();
+  entries.push_back({.path = "init", .bytes = program});
   return vmm::encode_initramfs(entries);
 }
 

@@ -101,6 +101,16 @@ struct Archive {
 
 }  // namespace
 
+std::vector<InitramfsEntry> console_entries() {
+  using Kind = InitramfsEntry::Kind;
+  return {{.path = "dev", .kind = Kind::kDirectory},
+          {.path = "dev/console",
+           .kind = Kind::kCharDevice,
+           .permissions = 0600,
+           .major = 5,
+           .minor = 1}};
+}
+
 Result<std::vector<std::byte>> encode_initramfs(std::span<const InitramfsEntry> entries) {
   std::size_t total = 0;
   for (const InitramfsEntry& entry : entries) {

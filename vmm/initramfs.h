@@ -31,6 +31,9 @@ struct InitramfsEntry {
   std::uint32_t major = 0, minor = 0;     // of a device
 };
 
+// /dev and its console: what PID 1 has for streams until it mounts a /dev of its own.
+std::vector<InitramfsEntry> console_entries();
+
 // kInvalid: a path that is absolute, empty, too long, or has an empty, `.` or `..` part; a symlink
 // without target; a file of 4 GiB or more.
 Result<std::vector<std::byte>> encode_initramfs(std::span<const InitramfsEntry> entries);

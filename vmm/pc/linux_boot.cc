@@ -16,17 +16,10 @@ Result<std::vector<std::byte>> initrd_of(const LinuxBootConfig& config) {
   std::vector<std::byte> initrd(config.initrd.begin(), config.initrd.end());
   if (!config.agent) return initrd;
   using Kind = vmm::InitramfsEntry::Kind;
-  std::vector<vmm::InitramfsEntry> entries = {
-      {.path = "volt", .kind = Kind::kDirectory},
-      {.path = "volt/init", .bytes = config.agent->program},
-      {.path = "volt/modules", .kind = Kind::kDirectory},
-      // What PID 1 has for streams until it has mounted a /dev of its own.
-      {.path = "dev", .kind = Kind::kDirectory},
-      {.path = "dev/console",
-       .kind = Kind::kCharDevice,
-       .permissions = 0600,
-       .major = 5,
-       .minor = 1}};
+  std::vector<vmm::InitramfsEntry> entries = vmm::console_entries();
+  entries.push_back({.path = "volt", .kind = Kind::kDirectory});
+  entries.push_back({.path = "volt/init", .bytes = config.agent->program});
+  entries.push_back({.path = "volt/modules", .kind = Kind::kDirectory});
   for (std::size_t i = 0; i < config.agent->modules.size(); ++i) {
     char name[48];
     std::snprintf(name, sizeof name, "volt/modules/%03zu.ko", i);
