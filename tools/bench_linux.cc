@@ -14,7 +14,7 @@
 namespace volt::tools {
 namespace {
 
-constexpr Option kOptions[] = {
+constexpr Option kBenchLinuxOptions[] = {
     {"-n", "N", "how many rounds (10)"},
     {"--kernel", "K", "a kernel of `volt kernel ls`, or a file's path (the one added last)"},
     {"--initrd", "FILE", "the guest's root, with the command in it"},
@@ -101,7 +101,7 @@ Result<> measure(LinuxBench& bench) {
   return {};
 }
 
-Result<int> run(const Arguments& arguments) {
+Result<int> bench_linux_guests(const Arguments& arguments) {
   LinuxBenchPlan plan = VOLT_TRY(parse_plan(arguments));
   const vmm::Kvm kvm = VOLT_TRY(vmm::Kvm::open());
   LinuxBench bench = {.arguments = arguments, .kvm = kvm, .plan = std::move(plan)};
@@ -127,9 +127,9 @@ const Command kBenchLinux = {
         "Rounds go forward and backward in turn. Ratios of medians are what is promised; absolute\n"
         "times are this machine's. Its snapshots are its own and go away with it.\n",
     .example = "volt bench linux -n 10 --initrd root.cpio.gz --json",
-    .options = kOptions,
+    .options = kBenchLinuxOptions,
     .least = 0,
     .most = 0,
-    .run = run};
+    .run = bench_linux_guests};
 
 }  // namespace volt::tools

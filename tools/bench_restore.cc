@@ -24,7 +24,7 @@
 namespace volt::tools {
 namespace {
 
-constexpr Option kOptions[] = {
+constexpr Option kBenchRestoreOptions[] = {
     {"-n", "N", "how many of each (200)"},
     {"--ref", "REF", "measure this snapshot instead of one made for the purpose"},
     kLoaderOption,
@@ -295,7 +295,7 @@ Result<int> report_on(const Arguments& arguments, const vmm::Kvm& kvm, const sna
   return 0;
 }
 
-Result<int> run(const Arguments& arguments) {
+Result<int> bench_restores(const Arguments& arguments) {
   BenchPlan plan = VOLT_TRY(parse_plan(arguments));
   const vmm::Kvm kvm = VOLT_TRY(vmm::Kvm::open());
   if (arguments.has("--ref")) {
@@ -322,9 +322,9 @@ const Command kBenchRestore = {
         "image, which the first one fills. What is served page by page (loader uffd) is reported\n"
         "with counters and with the time of a fault, from the read of its message to its wake.\n",
     .example = "volt bench restore -n 300 --loader map --memory 256M --touch 64 --json",
-    .options = kOptions,
+    .options = kBenchRestoreOptions,
     .least = 0,
     .most = 0,
-    .run = run};
+    .run = bench_restores};
 
 }  // namespace volt::tools

@@ -11,10 +11,10 @@
 namespace volt::tools {
 namespace {
 
-constexpr Option kOptions[] = {kLoaderOption,  kHotSetOption,  kPagerOption,
-                               kIsolateOption, kHandlerOption, kTimeoutOption};
+constexpr Option kCallOptions[] = {kLoaderOption,  kHotSetOption,  kPagerOption,
+                                   kIsolateOption, kHandlerOption, kTimeoutOption};
 
-Result<int> run(const Arguments& arguments) {
+Result<int> call_function(const Arguments& arguments) {
   const std::span<const std::string> words = arguments.positional();
   const auto reference = VOLT_TRY(snapshot::Reference::parse(words[0]));
   const vmm::Call call = VOLT_TRY(parse_call(words.subspan(1)));
@@ -53,9 +53,9 @@ const Command kCall = {.path = "call",
                        .summary = "restore a snapshot, call one function, print its answer",
                        .details = kFunctionHelp,
                        .example = "volt call demo get 5",
-                       .options = kOptions,
+                       .options = kCallOptions,
                        .least = 2,
                        .most = -1,
-                       .run = run};
+                       .run = call_function};
 
 }  // namespace volt::tools

@@ -143,7 +143,7 @@ std::string text_of(const Diagnosis& diagnosis) {
   return text + "\nhost kind: " + diagnosis.kind + "\n" + diagnosis.means + "\n";
 }
 
-Result<int> run(const Arguments& arguments) {
+Result<int> diagnose(const Arguments& arguments) {
   Diagnosis diagnosis;
   examine_kvm(diagnosis);
   examine_limits(diagnosis);
@@ -175,6 +175,6 @@ const Command kDoctor = {.path = "doctor",
                          .options = {},
                          .least = 0,
                          .most = 0,
-                         .run = run};
+                         .run = diagnose};
 
 }  // namespace volt::tools

@@ -3,14 +3,13 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
-#include <cerrno>
 #include <nlohmann/json.hpp>
 
 #include "tools/balloon.h"
 #include "tools/context.h"
 #include "tools/guest/init_image.h"
+#include "tools/guest_console.h"
 #include "tools/kernel_store.h"
 #include "tools/output.h"
 #include "tools/run_report.h"
@@ -33,75 +32,6 @@ Result<pc::Entry> parse_entry(std::string_view name) {
   if (name == "pvh") return pc::Entry::kPvh;
   if (name == "bzimage") return pc::Entry::kBzImage;
   return fail(Code::kInvalid, "--boot: linux64, pvh or bzimage, not '" + std::string(name) + "'");
-}
-
-// Bytes to stdout as they come.
-Result<> show(std::string_view bytes) {
-  while (!bytes.empty()) {
-    const ssize_t written = ::write(STDOUT_FILENO, bytes.data(), bytes.size());
-    if (written < 0 && errno != EINTR) return sys_error("write", "stdout");
-    if (written > 0) bytes.remove_prefix(static_cast<std::size_t>(written));
-    VOLT_TRY(vmm::check_stop());
-  }
-  return {};
-}
-
-// What is typed goes to the guest's port; what that has no room for waits here.
-class Typing {
- public:
-  explicit Typing(bool wanted) : more_(wanted) {}
-
-  int fd() const { return more_ && waiting_.empty() ? STDIN_FILENO : -1; }
-  void read() {
-    std::byte typed[256];
-    const ssize_t got = ::read(STDIN_FILENO, typed, sizeof typed);
-    if (got > 0) waiting_.assign(typed, typed + got);
-    if (got == 0 || (got < 0 && errno != EINTR && errno != EAGAIN)) more_ = false;
-  }
-  void pass_on(pc::Serial& serial) {
-    if (waiting_.empty()) return;
-    const std::size_t taken = serial.type(waiting_);
-    waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<std::ptrdiff_t>(taken));
-  }
-  // Nobody says when there is room again.
-  int poll_ms(vmm::Deadline deadline) const {
-    constexpr std::uint64_t kLookAgainMs = 50;
-    const vmm::Deadline soon = vmm::Deadline::in_ms(kLookAgainMs);
-    return waiting_.empty() || deadline.at_ns < soon.at_ns ? deadline.poll_ms() : soon.poll_ms();
-  }
-
- private:
-  bool more_;
-  std::vector<std::byte> waiting_;
-};
-
-struct Attended {
-  pc::Pc::End end;
-  std::uint64_t first_byte_ns = 0;  // of what was shown
-};
-
-// Until the machine ends, its console on stdin and stdout if it is shown.
-Result<Attended> attend(pc::LinuxMachine& machine, bool console, vmm::Deadline deadline) {
-  Typing typing(console);
-  std::uint64_t first_byte_ns = 0;
-  for (;;) {
-    typing.pass_on(machine.pc().serial());
-    pollfd watched[] = {{machine.pc().ended().get(), POLLIN, 0},
-                        {machine.console().event().get(), POLLIN, 0},
-                        {typing.fd(), POLLIN, 0}};
-    const int ready = ::poll(watched, std::size(watched), typing.poll_ms(deadline));
-    if (ready < 0 && errno != EINTR) return sys_error("poll");
-    VOLT_TRY(vmm::check_stop());
-    const std::string said = machine.console().take();
-    if (!said.empty() && first_byte_ns == 0) first_byte_ns = vmm::monotonic_clock_ns();
-    VOLT_TRY(show(said));
-    if (const auto outcome = machine.pc().outcome()) {
-      const pc::Pc::End end = VOLT_TRY(Result<pc::Pc::End>(*outcome));
-      return Attended{end, first_byte_ns};
-    }
-    if (ready > 0 && watched[2].revents != 0) typing.read();
-    if (deadline.passed()) return fail(Code::kDeadline, "the guest did not end in time");
-  }
 }
 
 }  // namespace
@@ -148,8 +78,9 @@ Result<pc::LinuxBoot> boot_linux(const vmm::Kvm& kvm, const LinuxRequest& reques
 namespace {
 
 // No command: its console until it ends.
-Result<GuestExit> run_console(pc::LinuxBoot& boot, bool console, vmm::Deadline deadline) {
-  const Result<Attended> attended = attend(*boot.machine, console, deadline);
+Result<GuestExit> run_console(pc::LinuxBoot& boot, bool console, std::uint64_t grace_s,
+                              vmm::Deadline deadline) {
+  const Result<Attended> attended = attend(*boot.machine, console, grace_s, deadline);
   if (!attended && attended.error().code == Code::kInterrupted) {
     return std::unexpected(attended.error());
   }
@@ -194,6 +125,7 @@ Result<int> run_linux(const Arguments& arguments) {
   const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
   const bool command = !arguments.positional().empty();
   const bool console = !command && arguments.has("--console");
+  const std::uint64_t grace_s = VOLT_TRY(grace_seconds(arguments));
   LinuxRequest request = VOLT_TRY(linux_request(arguments, command));
   request.config.machine.show_console = console;
   const OpenedKvm opened = VOLT_TRY(open_kvm(begun_ns));
@@ -202,7 +134,7 @@ Result<int> run_linux(const Arguments& arguments) {
       VOLT_TRY(command ? fill_balloon(arguments, *boot.machine, deadline)
                        : ask_for_balloon(arguments, *boot.machine));
   const GuestExit exit = VOLT_TRY(command ? run_command(boot, arguments, deadline)
-                                          : run_console(boot, console, deadline));
+                                          : run_console(boot, console, grace_s, deadline));
   const nlohmann::ordered_json phases = phases_json(opened, boot.phases_by_now());
   progress("booted: " + phases_line(phases));
   if (arguments.has("--report")) {

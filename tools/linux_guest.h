@@ -25,9 +25,6 @@ inline constexpr Option kBootOption = {
 inline constexpr Option kProbeKeyboardOption = {
     "--probe-keyboard", "", "tell it that there is an i8042, which it then looks for"};
 
-inline constexpr Option kConsoleOption = {"--console", "",
-                                          "its serial console on stdin and stdout"};
-
 // The files stay mapped as long as it lives.
 struct LinuxRequest {
   Mapping kernel;

@@ -16,7 +16,7 @@
 namespace volt::tools {
 namespace {
 
-constexpr Option kOptions[] = {
+constexpr Option kPagerOptions[] = {
     {"--socket", "PATH", "where VMs find it"},
     {"--threads", "N", "that answer faults, for each snapshot (2)"},
     {"--deadline", "SECONDS", "a page that takes longer is lost; 0: never (10)"},
@@ -68,7 +68,7 @@ void wait_for_stop() {
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
-Result<int> run(const Arguments& arguments) {
+Result<int> serve_pages(const Arguments& arguments) {
   const std::string path = arguments.get("--socket");
   if (path.empty()) return fail(Code::kInvalid, "--socket is missing: where VMs find the pager");
   if (arguments.has("--stats")) return print_stats(arguments, path);
@@ -118,9 +118,9 @@ const Command kPager = {
         "a\n"
         "line when it is ready, and ends on SIGTERM; VMs that still need pages then stop.\n",
     .example = "volt pager --socket /run/volt.sock",
-    .options = kOptions,
+    .options = kPagerOptions,
     .least = 0,
     .most = 0,
-    .run = run};
+    .run = serve_pages};
 
 }  // namespace volt::tools

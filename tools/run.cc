@@ -5,6 +5,7 @@
 #include "tools/commands.h"
 #include "tools/context.h"
 #include "tools/guest_call.h"
+#include "tools/guest_console.h"
 #include "tools/linux_guest.h"
 #include "tools/linux_snapshot.h"
 #include "tools/output.h"
@@ -14,7 +15,7 @@
 namespace volt::tools {
 namespace {
 
-constexpr Option kOptions[] = {
+constexpr Option kRunOptions[] = {
     kWorkloadOption,   kMemoryOption,
     kWorkingSetOption, kSeedOption,
     kTimeoutOption,    kKernelOption,
@@ -28,6 +29,7 @@ constexpr Option kOptions[] = {
     kBalloonOption,    kLoaderOption,
     kHotSetOption,     kPagerOption,
     kIsolateOption,    kHandlerOption,
+    kGraceOption,
 };
 
 nlohmann::ordered_json phases_json(const vmm::BootPhases& phases) {
@@ -38,7 +40,10 @@ nlohmann::ordered_json phases_json(const vmm::BootPhases& phases) {
           {"total", phases.total_us()}};
 }
 
-Result<int> run(const Arguments& arguments) {
+Result<int> run_guest(const Arguments& arguments) {
+  if (arguments.has("--grace") && (!arguments.has("--kernel") || !arguments.positional().empty())) {
+    return fail(Code::kInvalid, "--grace: for a Linux guest that runs no command (--kernel)");
+  }
   if (arguments.has("--from")) return run_from(arguments);
   if (arguments.has("--kernel")) return run_linux(arguments);
   for (const char* option : {"--report", "--balloon"}) {
@@ -66,7 +71,7 @@ Result<int> run(const Arguments& arguments) {
   return 0;
 }
 
-const std::string kHelp =
+const std::string kRunHelp =
     std::string(
         "With --kernel or --from the guest is Linux, and what follows -- runs in it with this\n"
         "command's input, output, signals and exit code (126: not executable, 127: not found).\n"
@@ -78,11 +83,11 @@ const std::string kHelp =
 const Command kRun = {.path = "run",
                       .operands = "[FUNCTION ARGS] | -- COMMAND",
                       .summary = "boot a guest, run one function or command in it, end",
-                      .details = kHelp.c_str(),
+                      .details = kRunHelp.c_str(),
                       .example = "volt run --from py -- date",
-                      .options = kOptions,
+                      .options = kRunOptions,
                       .least = 0,
                       .most = -1,
-                      .run = run};
+                      .run = run_guest};
 
 }  // namespace volt::tools

@@ -21,7 +21,7 @@
 namespace volt::tools {
 namespace {
 
-constexpr Option kOptions[] = {
+constexpr Option kCreateOptions[] = {
     {"--name", "NAME[:TAG]", "what to call it (tag: latest)"},
     kWorkloadOption,
     kMemoryOption,
@@ -50,13 +50,13 @@ constexpr Option kOptions[] = {
 constexpr char kDefaultMode[] = "full";
 
 // What a difference is, for those who ask for help.
-constexpr char kDetails[] =
+constexpr char kCreateDetails[] =
     "--mode diff keeps the units of memory that did not change where the parent has them: files\n"
     "that both then own, so either may be removed, renamed or stored anew. Such a snapshot is\n"
     "restored with loader uffd or copy; `volt snapshot compact` makes it one file for loader map.\n"
     "Only what the clone wrote is read. Where userfaultfd is missing and the parent is no raw\n"
     "file, the clone is a copy and all of its memory is compared with the parent's.\n";
-const std::string kHelp = std::string(kFunctionHelp) + kDetails;
+const std::string kCreateHelp = std::string(kFunctionHelp) + kCreateDetails;
 
 // What is to be captured, and how a Linux guest came to it.
 struct Made {
@@ -232,7 +232,7 @@ std::string text_of(const snapshot::Reference& reference, const snapshot::Captur
          " health\n";
 }
 
-Result<int> run(const Arguments& arguments) {
+Result<int> create_snapshot(const Arguments& arguments) {
   const std::uint64_t begun_ns = process_begun_ns();
   VOLT_TRY(check_options(arguments));
   const auto reference = VOLT_TRY(snapshot::Reference::parse(arguments.get("--name")));
@@ -303,11 +303,11 @@ const Command kSnapshotCreate = {
     .path = "snapshot create",
     .operands = "",
     .summary = "boot a guest to its ready point and keep it",
-    .details = kHelp.c_str(),
+    .details = kCreateHelp.c_str(),
     .example = "volt snapshot create --name demo:v1 --working-set 64M --after 'put 5 99'",
-    .options = kOptions,
+    .options = kCreateOptions,
     .least = 0,
     .most = 0,
-    .run = run};
+    .run = create_snapshot};
 
 }  // namespace volt::tools

@@ -15,7 +15,7 @@
 namespace volt::tools {
 namespace {
 
-constexpr Option kOptions[] = {
+constexpr Option kRestoreOptions[] = {
     {"--count", "N", "how many clones, one after another (1)"},
     kLoaderOption,
     kHotSetOption,
@@ -150,7 +150,7 @@ nlohmann::ordered_json json_of(const Report& report, const snapshot::Reference& 
   return json;
 }
 
-Result<int> run(const Arguments& arguments) {
+Result<int> restore_snapshot(const Arguments& arguments) {
   const auto reference = VOLT_TRY(snapshot::Reference::parse(arguments.positional()[0]));
   const Report report = VOLT_TRY(restore_all(arguments, reference));
   const std::size_t count = report.samples.total.count();
@@ -175,9 +175,9 @@ const Command kSnapshotRestore = {
         "with\n"
         "what was captured; with --verify the checksum covers its whole working set.\n",
     .example = "volt snapshot restore demo --count 200 --verify",
-    .options = kOptions,
+    .options = kRestoreOptions,
     .least = 1,
     .most = 1,
-    .run = run};
+    .run = restore_snapshot};
 
 }  // namespace volt::tools

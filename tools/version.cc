@@ -8,7 +8,7 @@
 namespace volt::tools {
 namespace {
 
-Result<int> run(const Arguments& arguments) {
+Result<int> print_version(const Arguments& arguments) {
   if (!arguments.json()) {
     VOLT_TRY(print_text("volt " VOLT_VERSION "\n"));
     return 0;
@@ -30,6 +30,6 @@ const Command kVersion = {.path = "version",
                           .options = {},
                           .least = 0,
                           .most = 0,
-                          .run = run};
+                          .run = print_version};
 
 }  // namespace volt::tools

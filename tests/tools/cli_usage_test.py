@@ -94,6 +94,9 @@ class UsageTest(CliTest):
         self.refused(2, "call", "demo", "get", "five", saying="'five'")
         self.refused(2, "call", "demo", "get", "--", "-5", saying="'-5'")
         self.refused(2, "run", "--workload", "echo", "--working-set", "4M", saying="echo")
+        self.refused(2, "run", "--grace", "5", "--", "health", saying="--grace")
+        self.refused(2, "run", "--from", "demo", "--grace", "5", "--", "date", saying="--grace")
+        self.refused(2, "run", "--kernel", "stock", "--grace", "3601", saying="3600")
 
     def test_references_are_checked(self):
         for name in ("", ":", "a:", ":b", "../a", "a/b", "a:b:c", ".a", "a b", "a@b", "x" * 64,
