@@ -53,7 +53,7 @@
 
 namespace volt::agent_abi {
 
-inline constexpr std::uint32_t kVersion = 2;
+inline constexpr std::uint32_t kVersion = 3;
 inline constexpr std::uint32_t kPort = 1024;
 inline constexpr std::uint32_t kHostCid = 2;
 
@@ -137,9 +137,11 @@ static_assert(sizeof(Resume) == 112);
 inline constexpr std::int64_t kResumeAgeMaxMs = 24 * 3600 * 1000;
 inline constexpr std::int64_t kResumeAgeMinMs = -1000;
 
-// A guest's clock is set to the host's unless it is ahead by less than this: so far clocks drift
-// apart, and it would step back.
-inline constexpr std::int64_t kClockToleranceNs = 1'000'000'000;
+// How far from the host's a guest's clock may be. One that is behind is set forward, however little
+// it is; none is ever set back, so one that is further ahead than this fails the RESUME. The host
+// looks at the times of the answer with the same measure: a guest cannot see for itself that its
+// counter runs faster than it was told.
+inline constexpr std::int64_t kClockToleranceNs = 100'000'000;
 
 struct Shutdown {
   std::uint32_t version;
@@ -177,8 +179,11 @@ struct Frozen {
 struct Resumed {
   std::int64_t clock_step_ns;  // 0: the clock was not set
   std::uint64_t resumed;       // how often this guest and those it descends from were
+  // CLOCK_REALTIME of the guest: right before its processes were thawed, and of this answer.
+  std::uint64_t thawed_ns;
+  std::uint64_t answered_ns;
 };
-static_assert(sizeof(Resumed) == 16);
+static_assert(sizeof(Resumed) == 32);
 
 // Which part failed, so that a host knows whether the guest runs.
 enum class Stage : std::uint32_t {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "vmm/identity.h"
+
 namespace volt::vmm {
 
 namespace {
@@ -23,6 +25,27 @@ std::unexpected<Error> error_of(const AgentFailure& failure) {
 
 std::unexpected<Error> out_of_order() {
   return fail(Code::kCorrupt, "agent: an answer to something else");
+}
+
+// Of a guest that says when its processes were thawed and when it answered, by the host's clock
+// when it was asked and when the answer was there.
+Result<> check_clock(const agent_abi::Resumed& resumed, std::uint64_t asked_ns,
+                     std::uint64_t heard_ns) {
+  constexpr auto kTolerance = static_cast<std::uint64_t>(agent_abi::kClockToleranceNs);
+  std::uint64_t off_ns = 0;
+  const char* where = "";
+  if (resumed.thawed_ns < asked_ns) {
+    off_ns = asked_ns - resumed.thawed_ns;
+    where = " ms behind the host's";
+  } else if (resumed.answered_ns > heard_ns) {
+    off_ns = resumed.answered_ns - heard_ns;
+    where = " ms ahead of the host's";
+  }
+  if (off_ns <= kTolerance) return {};
+  return fail(Code::kHostUnable, "the guest's clock is " + std::to_string(off_ns / 1'000'000) +
+                                     where +
+                                     ", though it was just set: does the time stamp counter here "
+                                     "count as fast as KVM says?");
 }
 
 // Nine tenths of what is left.
@@ -131,7 +154,9 @@ Result<agent_abi::Resumed> resume_guest(AgentConnection connection, const AgentI
                                         Deadline deadline) {
   const std::vector<std::byte> request =
       VOLT_TRY(encode_resume(identity, guest_limit_ms(deadline)));
-  return ask<agent_abi::Resumed>(std::move(connection), request, deadline);
+  const auto resumed = VOLT_TRY(ask<agent_abi::Resumed>(std::move(connection), request, deadline));
+  VOLT_TRY(check_clock(resumed, identity.wall_ns, wall_clock_ns()));
+  return resumed;
 }
 
 Result<> shut_down_guest(AgentConnection connection, agent_abi::Shutdown how, Deadline deadline) {

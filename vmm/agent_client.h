@@ -98,7 +98,8 @@ class AgentExec {
 // what was late; without a deadline they are a minute.
 Result<agent_abi::Ready> receive_ready(AgentConnection connection, Deadline deadline);
 Result<agent_abi::Frozen> freeze_guest(AgentConnection connection, Deadline deadline);
-// kConflict: the guest runs, and one of its hooks failed. After any other failure it is frozen.
+// kConflict: the guest runs, and one of its hooks failed. kHostUnable: it runs, and its clock is
+// wrong. After any other failure it is frozen.
 Result<agent_abi::Resumed> resume_guest(AgentConnection connection, const AgentIdentity& identity,
                                         Deadline deadline);
 // Returns once the guest has begun; that it ends is for its machine to say.

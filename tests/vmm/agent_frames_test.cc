@@ -53,7 +53,7 @@ TEST(AgentFramesTest, EveryAnswerOfAGuestIsRead) {
   EXPECT_TRUE(decode(Type::kStarted, bytes_of(agent_abi::Started{1})));
   EXPECT_TRUE(decode(Type::kCredit, bytes_of(agent_abi::Credit{1})));
   EXPECT_TRUE(decode(Type::kFrozen, bytes_of(agent_abi::Frozen{1})));
-  EXPECT_TRUE(decode(Type::kResumed, bytes_of(agent_abi::Resumed{-1, 1})));
+  EXPECT_TRUE(decode(Type::kResumed, bytes_of(agent_abi::Resumed{-1, 1, 2, 3})));
 }
 
 TEST(AgentFramesTest, ValuesNoGuestCouldMeanAreCorrupt) {

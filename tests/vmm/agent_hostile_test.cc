@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "tests/vmm/native_agent.h"
+#include "vmm/identity.h"
 
 namespace volt::vmm {
 namespace {
@@ -125,6 +126,50 @@ TEST_F(HostileGuestTest, AFrameInManyPiecesIsOneFrame) {
   }
   EXPECT_TRUE(exec->next(patient()));
 }
+
+// Thawed and answered so many ms from now, by the guest's clock.
+struct Times {
+  std::int64_t thawed_ms, answered_ms;
+};
+
+class GuestClockTest : public HostileGuestTest, public testing::WithParamInterface<Times> {
+ protected:
+  // The host asked just now.
+  Result<agent_abi::Resumed> resume() {
+    AgentIdentity identity = {};
+    identity.wall_ns = wall_clock_ns();
+    const auto in = [&](std::int64_t ms) {
+      return identity.wall_ns + static_cast<std::uint64_t>(ms * 1'000'000);
+    };
+    guest_sends(
+        frame(Type::kResumed, agent_abi::Resumed{.clock_step_ns = 0,
+                                                 .resumed = 1,
+                                                 .thawed_ns = in(GetParam().thawed_ms),
+                                                 .answered_ns = in(GetParam().answered_ms)}));
+    return resume_guest(std::move(host_), identity, patient());
+  }
+};
+
+using RightClockTest = GuestClockTest;
+TEST_P(RightClockTest, IsTaken) {
+  const auto resumed = resume();
+  EXPECT_TRUE(resumed) << resumed.error().context;
+}
+INSTANTIATE_TEST_SUITE_P(Times, RightClockTest,
+                         testing::Values(Times{0, 0}, Times{-90, -90}, Times{90, 90}));
+
+using WrongClockTest = GuestClockTest;
+TEST_P(WrongClockTest, FailsTheRestore) {
+  const auto resumed = resume();
+  ASSERT_FALSE(resumed);
+  EXPECT_EQ(resumed.error().code, Code::kHostUnable);
+  EXPECT_NE(resumed.error().context.find("the guest's clock is"), std::string::npos)
+      << resumed.error().context;
+}
+// A minute ahead: more than this test ever takes.
+INSTANTIATE_TEST_SUITE_P(Times, WrongClockTest,
+                         testing::Values(Times{0, 60'000}, Times{60'000, 60'000}, Times{-101, 0},
+                                         Times{-60'000, -60'000}));
 
 // ---- The host lies. The agent must say so, and serve the next one.
 

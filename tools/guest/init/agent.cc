@@ -162,6 +162,7 @@ void Agent::resume(Session& session) {
   const std::int64_t deadline_ms = now_ms() + request.head.timeout_ms;
   if (!run_hooks(kAfterRestore, "after-restore", Order::kForward, deadline_ms, failure))
     return session.refuse(failure, Stage::kHook);
+  done.answered_ns = wall_clock_ns();
   session.answer(Type::kResumed, done);
 }
 

@@ -57,14 +57,16 @@ bool host_clock(const agent_abi::Resume& resume, std::int64_t& host_ns, Failure&
 }
 
 bool step_clock(const agent_abi::Resume& resume, std::int64_t& step_ns, Failure& failure) {
-  timespec now;
-  if (clock_gettime(CLOCK_REALTIME, &now) != 0)
-    return failure.set(errno, "CLOCK_REALTIME: %s", reason(errno));
+  const auto guest_ns = static_cast<std::int64_t>(wall_clock_ns());
   std::int64_t host_ns = 0;
   if (!host_clock(resume, host_ns, failure)) return false;
-  const std::int64_t guest_ns = std::int64_t{now.tv_sec} * kSecond + now.tv_nsec;
   step_ns = 0;
-  if (host_ns <= guest_ns && guest_ns - host_ns < agent_abi::kClockToleranceNs) return true;
+  if (guest_ns - host_ns > agent_abi::kClockToleranceNs)
+    return failure.set(ERANGE,
+                       "the guest's clock is %lld ms ahead of the host's and is never set back: "
+                       "is the host's clock right?",
+                       static_cast<long long>((guest_ns - host_ns) / 1'000'000));
+  if (host_ns <= guest_ns) return true;
   const timespec right = {static_cast<time_t>(host_ns / kSecond), host_ns % kSecond};
   if (clock_settime(CLOCK_REALTIME, &right) != 0)
     return failure.set(errno, "setting the clock: %s", reason(errno));
@@ -96,13 +98,21 @@ bool write_generation(const std::uint8_t (&generation)[16], std::uint64_t& resum
 
 }  // namespace
 
+std::uint64_t wall_clock_ns() {
+  timespec now = {};
+  clock_gettime(CLOCK_REALTIME, &now);
+  return static_cast<std::uint64_t>(now.tv_sec * kSecond + now.tv_nsec);
+}
+
 bool take_identity(const ResumeRequest& request, agent_abi::Resumed& done, Failure& failure) {
   if (!reseed(request.head, failure)) return false;
   if (!step_clock(request.head, done.clock_step_ns, failure)) return false;
   const std::size_t length = strlen(request.hostname);
   if (length > 0 && sethostname(request.hostname, length) != 0)
     return failure.set(errno, "hostname: %s", reason(errno));
-  return write_generation(request.head.generation, done.resumed, failure);
+  if (!write_generation(request.head.generation, done.resumed, failure)) return false;
+  done.thawed_ns = wall_clock_ns();
+  return true;
 }
 
 }  // namespace volt::init

@@ -6,6 +6,8 @@
 
 namespace volt::init {
 
+std::uint64_t wall_clock_ns();
+
 // In this order: the kernel's generator, the clock, the hostname, /run/volt/generation. Stops at
 // the first that fails.
 bool take_identity(const ResumeRequest& request, agent_abi::Resumed& done, Failure& failure);
