@@ -102,7 +102,6 @@ struct Archive {
 }  // namespace
 
 std::vector<InitramfsEntry> console_entries() {
-  using Kind = InitramfsEntry::Kind;
   return {{.path = "dev", .kind = Kind::kDirectory},
           {.path = "dev/console",
            .kind = Kind::kCharDevice,
