@@ -19,10 +19,10 @@ namespace volt::snapshot {
 // As many as there are processors to run on.
 unsigned default_threads();
 
-// Calls work(slot, tools, i) for each i below `count`, on `threads` threads, each with tools of its
-// own (contexts that should stay in its cache) and with a slot that is its own until
-// commit(slot, i) has been called for it: on the calling thread, in ascending order of i. The first
-// error, or an interrupt, ends it. With one thread nothing is handed over at all.
+// Calls work(slot, tools, i) for each i below `count`, on `threads` threads, the calling one among
+// them, each with tools of its own (contexts that should stay in its cache) and with a slot that is
+// its own until commit(slot, i) has been called for it: on the calling thread, in ascending order
+// of i. The first error, or an interrupt, ends it. With one thread nothing is handed over at all.
 template <typename Slot, typename Tools>
 class OrderedWork {
  public:
@@ -45,13 +45,15 @@ class OrderedWork {
   Result<> run(std::uint64_t count, const Work& work, const Commit& commit) {
     if (threads_ == 1) return run_alone(count, work, commit);
     count_ = count;
-    const std::size_t helpers = static_cast<std::size_t>(std::min<std::uint64_t>(threads_, count));
+    const std::size_t helpers =
+        static_cast<std::size_t>(std::min<std::uint64_t>(threads_ - 1, count));
     {
       std::vector<std::jthread> threads;
       for (std::size_t t = 0; t < helpers; ++t) {
         threads.emplace_back([this, &work, t] { help(work, tools_[t]); });
       };
-      if (Result<> done = take_all(commit); !done) give_up(std::move(done).error());
+      Result<> done = take_all(work, commit, tools_.back());
+      if (!done) give_up(std::move(done).error());
     }
     if (error_) return std::unexpected(*std::move(error_));
     return {};
@@ -75,36 +77,48 @@ class OrderedWork {
 
   Place& place_of(std::uint64_t i) { return slots_[i % slots_.size()]; }
 
+  // With mutex_ held, as all that follows.
+  bool is_over() const { return error_ || taken_ == count_; }
+  bool has_item() const { return next_ < count_ && next_ < taken_ + slots_.size(); }
+
+  Result<> work_on_next(std::unique_lock<std::mutex>& lock, const Work& work, Tools& tools) {
+    const std::uint64_t i = next_++;
+    lock.unlock();
+    VOLT_TRY(work(place_of(i).slot, tools, i));
+    lock.lock();
+    place_of(i).ready = true;
+    if (i == taken_) done_.notify_one();
+    return {};
+  }
+
   void help(const Work& work, Tools& tools) {
+    std::unique_lock lock(mutex_);
     for (;;) {
-      std::unique_lock lock(mutex_);
-      room_.wait(lock, [&] { return error_ || next_ == count_ || next_ < taken_ + slots_.size(); });
+      room_.wait(lock, [this] { return error_ || next_ == count_ || has_item(); });
       if (error_ || next_ == count_) return;
-      const std::uint64_t i = next_++;
-      lock.unlock();
-      Result<> done = work(place_of(i).slot, tools, i);
+      Result<> done = work_on_next(lock, work, tools);
       if (!done) return give_up(std::move(done).error());
-      lock.lock();
-      place_of(i).ready = true;
-      if (i == taken_) done_.notify_one();
     }
   }
 
-  Result<> take_all(const Commit& commit) {
-    for (std::uint64_t i = 0; i < count_; ++i) {
+  // What is ready goes first, so that there is room for the others.
+  Result<> take_all(const Work& work, const Commit& commit, Tools& tools) {
+    std::unique_lock lock(mutex_);
+    for (;;) {
       VOLT_TRY(vmm::check_stop());
-      {
-        std::unique_lock lock(mutex_);
-        done_.wait(lock, [&] { return error_ || place_of(i).ready; });
-        if (error_) return {};
+      done_.wait(lock, [this] { return is_over() || place_of(taken_).ready || has_item(); });
+      if (is_over()) return {};
+      if (!place_of(taken_).ready) {
+        VOLT_TRY(work_on_next(lock, work, tools));
+        continue;
       }
-      VOLT_TRY(commit(place_of(i).slot, i));
-      const std::lock_guard lock(mutex_);
-      place_of(i).ready = false;
+      lock.unlock();
+      VOLT_TRY(commit(place_of(taken_).slot, taken_));
+      lock.lock();
+      place_of(taken_).ready = false;
       ++taken_;
       room_.notify_one();
     }
-    return {};
   }
 
   void give_up(Error why) {
@@ -120,8 +134,8 @@ class OrderedWork {
   std::uint64_t count_ = 0;
 
   std::mutex mutex_;
-  std::condition_variable room_;  // a slot is free, or it is over
-  std::condition_variable done_;  // the next item is ready, or it is over
+  std::condition_variable room_;  // for helpers: a slot is free, or it is over
+  std::condition_variable done_;  // for the caller: the next item is ready, or it is over
   std::uint64_t next_ = 0;        // item that nobody works on yet
   std::uint64_t taken_ = 0;       // items committed
   std::optional<Error> error_;
