@@ -197,8 +197,7 @@ Result<std::unique_ptr<Sandbox>> make_linux(const vmm::Kvm& kvm, const OpenedSna
 Result<> check_kind(const formats::Manifest& manifest, const RestoreOptions& options) {
   const bool is_linux = manifest.guest().kind() == kLinuxKind;
   if (is_linux == options.linux_guest.has_value()) return {};
-  return fail(Code::kConflict, is_linux ? "it is a Linux guest, which has no functions to call"
-                                        : "it is a micro guest, which runs no commands");
+  return fail(Code::kConflict, is_linux ? kIsLinux : kIsMicro);
 }
 
 }  // namespace

@@ -26,6 +26,10 @@ struct RestorePhases {
   }
 };
 
+// How a refusal ends where the guest is not of the kind that was asked for.
+inline constexpr char kIsLinux[] = "it is a Linux guest, which has no functions to call";
+inline constexpr char kIsMicro[] = "it is a micro guest, which runs no commands";
+
 struct RestoreOptions {
   Loader loader = Loader::kAuto;
   // What the pages are checked against before the guest runs; what happens without it depends on

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
+#include "snapshot/restore.h"
 #include "vmm/interrupt.h"
 #include "vmm/os/file.h"
 
@@ -88,6 +89,24 @@ std::string kernel_advice(Code code, std::string_view command) {
   }
 }
 
+// Of one kind of guest where the other is wanted, and of a boot.
+std::string guest_advice(const Error& error, std::string_view command, const Arguments& arguments,
+                         const std::string& reference) {
+  if (error.context.ends_with(snapshot::kIsLinux)) {
+    return "volt run --from " + arguments.get("--ref", reference) + " -- COMMAND";
+  }
+  if (error.context.ends_with(snapshot::kIsMicro)) {
+    return "volt call " + arguments.get("--from") + " health";
+  }
+  const bool boots = command == "run" || command == "snapshot create";
+  if (!boots || !arguments.has("--kernel")) return "";
+  if (error.code == Code::kGuestCrashed) return "volt run with --console, to see all it says";
+  if (error.code != Code::kNotFound) return "";
+  const std::string root = arguments.get("--initrd");
+  const bool no_root = !root.empty() && error.context.find(root) != std::string::npos;
+  return no_root ? "volt " + std::string(command) + " --help" : "volt kernel ls";
+}
+
 // The next command to type, with the real name in it; never the one that just failed.
 std::string advice(const Error& error, std::string_view command, const Arguments& arguments) {
   if (command.starts_with("kernel ")) {
@@ -96,6 +115,8 @@ std::string advice(const Error& error, std::string_view command, const Arguments
   }
   const bool named = takes_reference(command) && !arguments.positional().empty();
   const std::string reference = named ? arguments.positional()[0] : "REF";
+  const std::string for_guest = guest_advice(error, command, arguments, reference);
+  if (!for_guest.empty()) return for_guest;
   const std::string socket = pager_socket(command, arguments);
   switch (error.code) {
     case Code::kInvalid:

@@ -204,6 +204,11 @@ class StoreTest(KernelTest):
         self.assertEqual(self.ok("kernel", "rm", "b", "c"), "removed b\nremoved c\n")
         self.assertEqual(self.left_behind(), [])
 
+    def test_a_boot_without_its_files_says_where_they_are(self):
+        for words in (("run",), ("snapshot", "create", "--name", "a")):
+            error = self.refused(3, *words, "--kernel", "trixie", saying="trixie")
+            self.assertEqual(error["fix"], ["volt kernel ls"])
+
     def test_one_that_is_not_there_names_those_that_are(self):
         self.import_it("here")
         error = self.refused(3, "kernel", "rm", "there", saying="here")

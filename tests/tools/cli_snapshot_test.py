@@ -29,6 +29,11 @@ class RunTest(CliTest):
         self.assertEqual(get(), get("--seed", "1"))
         self.assertNotEqual(get(), get("--seed", "2"))
 
+    def test_a_micro_guest_runs_no_commands(self):
+        self.create("demo")
+        error = self.refused(4, "run", "--from", "demo", "--", "date", saying="micro guest")
+        self.assertEqual(error["fix"], ["volt call demo health"])
+
     def test_what_the_guest_logs_is_no_result(self):
         outcome = self.run_volt("run", *SMALL, "ask", "log", "one\x1btwo")
         self.assertEqual(outcome.code, 0)
