@@ -39,7 +39,8 @@ FaultServer::FaultServer(SharedImage image, std::unique_ptr<PageSource> source,
       source_(std::move(source)),
       options_(options),
       lost_pages_(choose(options.lost_pages, image_.offered())),
-      states_(image_.units()) {}
+      states_(image_.units()),
+      echoes_of_(options.threads) {}
 
 Result<std::unique_ptr<FaultServer>> FaultServer::start(SharedImage image,
                                                         std::unique_ptr<PageSource> source,
@@ -57,7 +58,7 @@ Result<std::unique_ptr<FaultServer>> FaultServer::start(SharedImage image,
     server->loops_.push_back(VOLT_TRY(ReadyLoop::start(
         {.on_ready = [raw](std::uint64_t clone,
                            ReadyLoop::Ready ready) { raw->on_ready(clone, ready); },
-         .before_sleep = [raw] { return raw->before_sleep(); }})));
+         .before_sleep = [raw, i] { return raw->before_sleep(i); }})));
   }
   return server;
 }
@@ -271,7 +272,42 @@ void FaultServer::lose(std::uint64_t unit, Error why, Trace trace) {
   for (const Waiter& waiter : waiters) answer(waiter, why);
 }
 
-int FaultServer::before_sleep() {
+void FaultServer::echo(std::function<void()> answer) {
+  const std::shared_ptr<Echo> echo(new Echo{std::move(answer), now_ms(), loops_.size()});
+  ++echoes_;
+  {
+    const std::lock_guard lock(mutex_);
+    for (auto& of_thread : echoes_of_) of_thread.push_back(echo);
+  }
+  for (const auto& loop : loops_) loop->poke();
+}
+
+std::uint64_t FaultServer::echo_waits_ms() const {
+  if (echoes_ == 0) return 0;
+  const std::lock_guard lock(mutex_);
+  const std::uint64_t now = now_ms();
+  std::uint64_t longest = 0;
+  for (const auto& of_thread : echoes_of_) {
+    if (!of_thread.empty()) longest = std::max(longest, now - of_thread.front()->since_ms);
+  }
+  return longest;
+}
+
+void FaultServer::pass_echoes(std::size_t thread) {
+  std::vector<std::shared_ptr<Echo>> passed;
+  {
+    const std::lock_guard lock(mutex_);
+    passed.swap(echoes_of_[thread]);
+  }
+  for (const auto& echo : passed) {
+    if (--echo->threads_left > 0) continue;
+    --echoes_;
+    echo->answer();
+  }
+}
+
+int FaultServer::before_sleep(std::size_t thread) {
+  if (echoes_ > 0) pass_echoes(thread);
   if (options_.deadline_ms != 0 && waits_ > 0) expire();
   if (retry_deferred()) return kRetryMs;
   return options_.deadline_ms != 0 && waits_ > 0 ? tick_ms(options_.deadline_ms) : kForEver;

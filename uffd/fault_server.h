@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -76,6 +77,12 @@ class FaultServer final : private UnitSink {
   // answers before it returns keeps until it has.
   Result<> prefetch(std::span<const UnitRange> units);
 
+  // Calls `answer` on one of the threads once each of them has been through its loop: never, if one
+  // is stuck. On any thread.
+  void echo(std::function<void()> answer);
+  // How long the oldest that is not answered yet has waited; 0: there is none.
+  std::uint64_t echo_waits_ms() const;
+
   // What a clone of kind kRecording touched first since the last time, in order.
   Recording take_recording(std::uint64_t clone);
 
@@ -122,7 +129,8 @@ class FaultServer final : private UnitSink {
   Clone find(std::uint64_t clone) const;  // null if it is not attached
 
   void on_ready(std::uint64_t clone, ReadyLoop::Ready ready);
-  int before_sleep();
+  int before_sleep(std::size_t thread);
+  void pass_echoes(std::size_t thread);
   bool retry_deferred();
   void on_fault(const Clone& clone, std::uint64_t address, std::uint64_t read_ns);
   Next next_for(std::uint64_t unit);
@@ -140,7 +148,8 @@ class FaultServer final : private UnitSink {
   std::unique_ptr<PageSource> source_;
   const FaultOptions options_;
   const LostPages lost_pages_;
-  std::atomic<std::size_t> waits_ = 0;  // size of waiting_
+  std::atomic<std::size_t> waits_ = 0;   // size of waiting_
+  std::atomic<std::size_t> echoes_ = 0;  // that are not answered yet
 
   // Guards what follows; a leaf: nothing is called with it held. A fault takes it three times, and
   // allocates twice: 0.2 us of 40.
@@ -156,6 +165,13 @@ class FaultServer final : private UnitSink {
     std::optional<Error> lost;
   };
   std::vector<Deferred> deferred_;  // answers that found their clone busy
+  struct Echo {
+    std::function<void()> answer;
+    std::uint64_t since_ms;
+    std::atomic<std::size_t> threads_left;
+  };
+  std::vector<std::vector<std::shared_ptr<Echo>>>
+      echoes_of_;  // by thread that has to pass them, oldest first
   std::optional<Error> failure_;
   FaultCounts counts_;
 

@@ -225,7 +225,11 @@ Result<> PagerService::take(Connection& connection, Inbox::Received received) {
     return attached;
   }
   if (std::holds_alternative<pager::Ping>(message) && connection.state == kServed) {
-    connection.line->tell(pager::Pong{});
+    if (connection.line->pinged.exchange(true)) return {};  // one answer for both
+    connection.image->server->echo([line = connection.line] {
+      line->pinged = false;
+      line->tell(pager::Pong{});
+    });
     return {};
   }
   if (std::holds_alternative<pager::Forget>(message) && connection.state == kServed) {
@@ -250,6 +254,11 @@ Result<> PagerService::greet(Connection& connection, const pager::Hello& hello) 
   }
   Result<std::shared_ptr<ServedImage>> image = options_.open(hello.image);
   if (!image) return refuse(image.error());
+  if (const std::uint64_t ms = (*image)->server->echo_waits_ms(); ms >= options_.stuck_ms) {
+    return refuse({Code::kPageLost, 0,
+                   "a thread that answers faults of this image has been stuck for " +
+                       std::to_string(ms) + " ms"});
+  }
   connection.image = *std::move(image);
   connection.mode = hello.mode;
   connection.state = Connection::State::kAttach;

@@ -45,6 +45,9 @@ class PagerService final {
     std::optional<std::string> firecracker_image = std::nullopt;
     // How long a connection may take to say what it wants.
     std::uint64_t hello_deadline_ms = 10'000;
+    // An image one of whose fault threads has not answered a ping for so long gets no VMs: those
+    // that gave it up would come back, and sleep again.
+    std::uint64_t stuck_ms = 5'000;
     // What was refused, one line each.
     std::function<void(const std::string& line)> log = {};
     bool may_poison = true;  // of the images' fault servers
@@ -61,7 +64,8 @@ class PagerService final {
   // The way to a VM, for any thread.
   struct Line {
     Fd socket;
-    Fd process;  // a pidfd, where nothing else could stop a VM
+    Fd process;                        // a pidfd, where nothing else could stop a VM
+    std::atomic<bool> pinged = false;  // and not answered yet
     std::mutex mutex;
     void tell(const pager::Message& message);
   };

@@ -37,6 +37,7 @@ struct PagerTweaks {
   FaultOptions faults = {};
   std::optional<std::string> firecracker_image = std::nullopt;
   std::uint64_t hello_deadline_ms = 10'000;
+  std::uint64_t stuck_ms = 5'000;
 };
 
 // Serves one image, of units as every test here knows them.
@@ -59,6 +60,7 @@ class TestPager {
          },
          .firecracker_image = tweaks.firecracker_image,
          .hello_deadline_ms = tweaks.hello_deadline_ms,
+         .stuck_ms = tweaks.stuck_ms,
          .log =
              [this](const std::string& line) {
                const std::lock_guard lock(mutex_);

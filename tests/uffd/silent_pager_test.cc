@@ -109,6 +109,34 @@ TEST_P(SilentPagerTest, AnotherTakesItsVmOver) {
 INSTANTIATE_TEST_SUITE_P(Ways, SilentPagerTest,
                          testing::Values(LostPages::kPoison, LostPages::kForbid), lost_pages_title);
 
+// Never comes back from being asked for a unit, until it may: its fault thread is stuck.
+class StuckSource final : public PageSource {
+ public:
+  explicit StuckSource(std::shared_ptr<std::atomic<bool>> may_go_on)
+      : may_go_on_(std::move(may_go_on)) {}
+  void request(std::span<const UnitRange>, Priority, UnitSink&) override {
+    may_go_on_->wait(false);
+  }
+
+ private:
+  std::shared_ptr<std::atomic<bool>> may_go_on_;
+};
+
+// One of its two fault threads is enough: whose faults it has cannot be told.
+TEST_P(SilentPagerTest, APagerWithAStuckFaultThreadIsSilent) {
+  skip_unless_able(GetParam());
+  const auto may_go_on = std::make_shared<std::atomic<bool>>(false);
+  const TestPager pager(path(), std::make_unique<StuckSource>(may_go_on),
+                        {.faults = {.threads = 2, .deadline_ms = 0}, .stuck_ms = kSilentMs / 4});
+  MemoryVm waits = vm();
+  EXPECT_FALSE(waits.sees(5)) << "it slept in a fault that nobody answers";
+  *may_go_on = true;
+  may_go_on->notify_all();
+  const auto why = waits.client().failure();
+  ASSERT_TRUE(why);
+  EXPECT_NE(why->context.find("has said nothing for 2000 ms"), std::string::npos) << why->context;
+}
+
 class PingTest : public UffdTest {};
 
 TEST_F(PingTest, OursIsNotSilent) {
