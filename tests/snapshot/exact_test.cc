@@ -1,6 +1,7 @@
 // A guest without a resume entry keeps its state in its registers: restored, it goes on exactly
 // where it stopped, with every one of them.
 #include <gtest/gtest.h>
+#include <algorithm>
 
 #include <cstring>
 
@@ -87,6 +88,17 @@ TEST_P(ExactTest, HoweverManyCallsCameBeforeTheCaptureTheNextOneIsServed) {
   }
 }
 
+// Whether SSE's registers count as in use while all of them are zero is the processor's affair: it
+// may forget about it whenever it saves them.
+std::string without_idle_sse(std::string xsave) {
+  constexpr std::size_t kRegisters = 160, kRegistersEnd = 416, kInUse = 512;
+  constexpr char kSse = 2;
+  const bool idle = std::all_of(xsave.begin() + kRegisters, xsave.begin() + kRegistersEnd,
+                                [](char byte) { return byte == 0; });
+  if (idle) xsave[kInUse] = static_cast<char>(xsave[kInUse] & ~kSse);
+  return xsave;
+}
+
 TEST_P(ExactTest, ACloneThatHasNotRunCapturesToTheSameState) {
   capture(*boot_exact_guest(kvm()), "first");
   const std::unique_ptr<Sandbox> clone = restore("first");
@@ -100,7 +112,7 @@ TEST_P(ExactTest, ACloneThatHasNotRunCapturesToTheSameState) {
   EXPECT_EQ(was.special().SerializeAsString(), is.special().SerializeAsString());
   EXPECT_EQ(was.debug().SerializeAsString(), is.debug().SerializeAsString());
   EXPECT_EQ(was.events().SerializeAsString(), is.events().SerializeAsString());
-  EXPECT_EQ(was.xsave(), is.xsave());
+  EXPECT_EQ(without_idle_sse(was.xsave()), without_idle_sse(is.xsave()));
   EXPECT_EQ(was.mp_state(), is.mp_state());
   EXPECT_EQ(was.xcrs_size(), is.xcrs_size());
   EXPECT_EQ(was.msrs_size(), is.msrs_size());
