@@ -74,7 +74,7 @@ Result<> fill(LinuxBench& bench, const LinuxScratch& scratch) {
   const LinuxRequest request = VOLT_TRY(linux_request(bench.arguments, true));
   pc::LinuxBoot boot = VOLT_TRY(boot_linux(bench.kvm, request, deadline));
   bench.report.kernel_version = boot.kernel_version;
-  // As `volt snapshot create` does: what a clone were still to give back would count as touched.
+  // As `volt snapshot create` does, so that what is measured is what users get.
   VOLT_TRY(wait_for_freed_pages(bench.arguments, *boot.machine, deadline));
   const auto sandbox = snapshot::linux_sandbox(std::move(boot), request.kernel.bytes());
   const TwoCaptures both =
