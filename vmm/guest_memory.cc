@@ -10,9 +10,15 @@
 #include "vmm/os/fault_guard.h"
 
 namespace volt::vmm {
+namespace {
+
+// Of regions, in the guest and in this process: KVM's slots and the kernel's page tables have this
+// for a large page.
+constexpr std::uint64_t kGranule = 2 << 20;
+
+}  // namespace
 
 Result<std::vector<RegionLayout>> ram_layout(std::uint64_t ram_bytes) {
-  constexpr std::uint64_t kGranule = 2 << 20;
   if (ram_bytes % kGranule != 0 || ram_bytes < kGranule) {
     return fail(Code::kInvalid, "memory size " + std::to_string(ram_bytes) +
                                     " is not a positive multiple of 2 MiB");
@@ -30,8 +36,7 @@ Result<std::vector<RegionLayout>> ram_layout(std::uint64_t ram_bytes) {
 }
 
 Result<Mapping> GuestMemory::reserve(std::uint64_t bytes) {
-  return Mapping::create(bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                         -1, 0, "guest memory");
+  return Mapping::aligned(bytes, kGranule, PROT_READ | PROT_WRITE, MAP_NORESERVE, "guest memory");
 }
 
 Result<> GuestMemory::settle(std::span<std::byte> region) {

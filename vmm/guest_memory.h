@@ -39,7 +39,9 @@ class GuestMemory {
   // Zeroed memory of this process alone: what a guest boots in.
   static Result<GuestMemory> anonymous(std::span<const RegionLayout> layout);
   // Address space for a region: anonymous memory, for which no swap is set aside. A loader maps
-  // over it, then settles it.
+  // over it, then settles it. At a multiple of 2 MiB, as regions are in the guest: the pages that
+  // the kernel maps around one that is touched are then the guest's own neighbours, the same ones
+  // in every clone (a hot set knows what was touched by 64 KiB).
   static Result<Mapping> reserve(std::uint64_t bytes);
   // Not for fork(2)'s children (one that exits would drop pages of a lazily filled image), and no
   // huge pages (one written byte would cost 2 MiB of private memory).

@@ -11,6 +11,7 @@
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "vmm/guest_abi.h"
 #include "vmm/os/fd.h"
@@ -54,6 +55,41 @@ TEST(RamLayoutTest, SizesNoGuestCanUseAreRefused) {
     const auto layout = ram_layout(bytes);
     ASSERT_EQ(code_of(layout), Code::kInvalid) << bytes;
     EXPECT_NE(layout.error().context.find(std::to_string(bytes)), std::string::npos);
+  }
+}
+
+// Of this process's address space.
+std::uint64_t mapped_bytes() {
+  std::uint64_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  return pages * kPage;
+}
+
+TEST(MappingTest, AnAlignedOneTakesNoMoreThanItsBytes) {
+  constexpr std::size_t kAlignment = 64 * kMiB;
+  for (const std::size_t bytes : {kPage, kAlignment - kPage, kAlignment, kAlignment + kPage}) {
+    const std::uint64_t before = mapped_bytes();
+    // Where one is at such a multiple already, the next below it is not, unless bytes are one.
+    std::vector<Mapping> several;
+    for (int i = 0; i < 3; ++i) {
+      several.push_back(Mapping::aligned(bytes, kAlignment, PROT_READ | PROT_WRITE, 0, "").value());
+      const std::span<std::byte> all = several.back().bytes();
+      EXPECT_EQ(reinterpret_cast<std::uintptr_t>(all.data()) % kAlignment, 0U);
+      ASSERT_EQ(all.size(), bytes);
+      all.front() = all.back() = std::byte{1};
+    }
+    const std::uint64_t now = mapped_bytes();
+    EXPECT_GE(now - before, 3 * bytes);
+    EXPECT_LT(now - before, 3 * bytes + 16 * kMiB);  // the heap may have grown
+    several.clear();
+    EXPECT_LT(mapped_bytes(), before + 16 * kMiB) << bytes;
+  }
+}
+
+TEST(GuestMemoryTest, RegionsBeginAtTwoMiBHereAsInTheGuest) {
+  const GuestMemory memory = small_with_hole();
+  for (const GuestMemory::Region& region : memory.regions()) {
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(region.host.data()) % (2 * kMiB), 0U);
   }
 }
 

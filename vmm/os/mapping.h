@@ -15,6 +15,9 @@ class Mapping {
   // mmap(2) at an address the kernel chooses. `what` names the mapping in errors.
   static Result<Mapping> create(std::size_t bytes, int prot, int flags, int fd,
                                 std::uint64_t offset, const char* what);
+  // Anonymous and private, at a multiple of `alignment` (a power of two).
+  static Result<Mapping> aligned(std::size_t bytes, std::size_t alignment, int prot, int flags,
+                                 const char* what);
 
   Mapping(Mapping&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
