@@ -22,6 +22,11 @@ namespace {
 // Sums of less take nanoseconds either way.
 constexpr std::size_t kWorthWide = 1024;
 
+bool has_wide_vectors() {
+  static const bool has = __builtin_cpu_supports("avx2") != 0;
+  return has;
+}
+
 Xxh128 canonical(XXH128_hash_t hash) {
   XXH128_canonical_t form;
   XXH128_canonicalFromHash(&form, hash);

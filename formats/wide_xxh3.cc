@@ -11,11 +11,6 @@
 
 namespace volt::formats {
 
-bool has_wide_vectors() {
-  static const bool has = __builtin_cpu_supports("avx2") != 0;
-  return has;
-}
-
 WideXxh3 wide_xxh3(const void* bytes, std::size_t size, std::uint64_t seed) {
   const XXH128_hash_t hash = XXH3_128bits_withSeed(bytes, size, seed);
   return {hash.low64, hash.high64};

@@ -11,8 +11,7 @@ struct WideXxh3 {
   std::uint64_t low, high;
 };
 
-bool has_wide_vectors();
-// Only where has_wide_vectors().
+// Only where the processor has AVX2.
 WideXxh3 wide_xxh3(const void* bytes, std::size_t size, std::uint64_t seed);
 
 }  // namespace volt::formats

@@ -23,13 +23,12 @@ Result<Mapping> Mapping::aligned(std::size_t bytes, std::size_t alignment, int p
   }
   Mapping larger = VOLT_TRY(create(bytes + alignment, prot, flags, -1, 0, what));
   const std::size_t head = (alignment - past(larger)) & (alignment - 1);
-  std::byte* const data = larger.data_ + head;
-  if ((head != 0 && ::munmap(larger.data_, head) != 0) ||
-      ::munmap(data + bytes, alignment - head) != 0) {
-    return sys_error("munmap", what);
-  }
-  larger.data_ = nullptr;
-  return Mapping(data, bytes);
+  if (head != 0 && ::munmap(larger.data_, head) != 0) return sys_error("munmap", what);
+  larger.data_ += head;
+  larger.bytes_ -= head;
+  if (::munmap(larger.data_ + bytes, larger.bytes_ - bytes) != 0) return sys_error("munmap", what);
+  larger.bytes_ = bytes;
+  return larger;
 }
 
 Mapping::~Mapping() {
