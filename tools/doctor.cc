@@ -10,11 +10,9 @@
 
 #include "tools/commands.h"
 #include "tools/context.h"
-#include "tools/guest/micro_image.h"
 #include "tools/host_facts.h"
 #include "tools/output.h"
 #include "tools/size.h"
-#include "vmm/probe.h"
 
 namespace volt::tools {
 namespace {
@@ -56,9 +54,7 @@ void examine_kvm(Diagnosis& diagnosis) {
     return;
   }
   diagnosis.checks.push_back({"kvm", true, "/dev/kvm opens, API 12", ""});
-  const Result<vmm::GuestImage> image = vmm::GuestImage::parse(micro_image());
-  const Result<vmm::Probe> probe =
-      image ? vmm::probe_host(*kvm, *image) : std::unexpected(image.error());
+  const Result<vmm::Probe> probe = probe_kvm(*kvm);
   if (!probe) {
     diagnosis.checks.push_back({"guest code", false, probe.error().context,
                                 "report this, with the output of volt doctor --json"});

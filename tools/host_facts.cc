@@ -8,6 +8,8 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "tools/guest/micro_image.h"
+
 namespace volt::tools {
 namespace {
 
@@ -31,6 +33,11 @@ nlohmann::ordered_json host_facts_json() {
           {"memory_bytes", std::uint64_t{info.totalram} * info.mem_unit},
           {"kernel", name.release},
           {"volt", VOLT_VERSION}};
+}
+
+Result<vmm::Probe> probe_kvm(const vmm::Kvm& kvm) {
+  const vmm::GuestImage image = VOLT_TRY(vmm::GuestImage::parse(micro_image()));
+  return vmm::probe_host(kvm, image);
 }
 
 }  // namespace volt::tools

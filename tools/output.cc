@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "snapshot/restore.h"
+#include "tools/host_facts.h"
 #include "vmm/interrupt.h"
 #include "vmm/os/file.h"
 
@@ -101,6 +102,7 @@ std::string guest_advice(const Error& error, std::string_view command, const Arg
   const bool boots = command == "run" || command == "snapshot create";
   if (!boots || !arguments.has("--kernel")) return "";
   if (error.code == Code::kGuestCrashed) return "volt run with --console, to see all it says";
+  if (error.context.find(kKernelsEmulated) != std::string::npos) return "volt doctor";
   if (error.code != Code::kNotFound) return "";
   const std::string root = arguments.get("--initrd");
   const bool no_root = !root.empty() && error.context.find(root) != std::string::npos;

@@ -6,6 +6,7 @@ import shutil
 import unittest
 
 import volt_cli
+from cli_kernel_test import vmlinux
 from volt_cli import SMALL, SMALL_PAGES, CliTest
 
 UNIT = 65536
@@ -29,6 +30,18 @@ class NotThereTest(CliTest):
     def test_exit_1_where_the_data_directory_cannot_be(self):
         self.data.write_text("a file")
         self.refused(1, "snapshot", "create", "--name", "a", *SMALL, saying=str(self.data))
+
+
+class SlowHostTest(CliTest):
+    def test_a_boot_that_takes_too_long_is_blamed_on_a_host_that_emulates_kernels(self):
+        emulates = self.document("doctor")["host_kind"] == "ring3-only"
+        kernel = self.folder / "vmlinux"
+        kernel.write_bytes(vmlinux(code=b"\xeb\xfe"))  # runs on the spot
+        error = self.refused(124, "run", "--kernel", str(kernel), "--timeout", "1", "--", "true",
+                             saying="CPU 0: rip 0x1000000 ")
+        self.assertEqual("KVM here emulates" in error["message"], emulates)
+        self.assertEqual(error["fix"], ["volt doctor" if emulates else
+                                        "the same command with a larger --timeout"])
 
 
 class HostTest(CliTest):

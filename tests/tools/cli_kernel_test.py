@@ -17,9 +17,9 @@ VERSION = "6.1.0-9-test"
 PACKAGE = f"linux-image-{VERSION}"
 
 
-def vmlinux(version=VERSION):
-    """One segment at 16 MiB, with nothing in it but the banner."""
-    text = f"Linux version {version} (someone)\0".encode()
+def vmlinux(version=VERSION, code=b""):
+    """One segment at 16 MiB, with nothing in it but what runs first and the banner."""
+    text = code + f"Linux version {version} (someone)\0".encode()
     head = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 2, 62, 1, 1 << 24, 64, 0, 0, 64, 56,
                        1, 0, 0, 0)
     segment = struct.pack("<IIQQQQQQ", 1, 5, 120, 1 << 24, 1 << 24, len(text), 4096, 4096)
