@@ -10,6 +10,8 @@
 #include <iterator>
 #include <optional>
 
+#include "snapshot/cpu_features.h"
+#include "snapshot/state_codec.h"
 #include "vmm/pc/cpuid.h"
 #include "vmm/tsc.h"
 
@@ -21,6 +23,10 @@ using formats::v1::Compatibility;
 // What a micro guest needs of a CPU: the x86-64 baseline. Any CPU that runs this very program has
 // it, so there is nothing to ask (and CPUID traps to a hypervisor: 7 us here).
 constexpr const char* kBaseline[] = {"fpu", "fxsr", "sse", "sse2"};
+
+// What a PC is built with, besides.
+constexpr std::uint32_t kPcCapabilities[] = {KVM_CAP_IRQCHIP, KVM_CAP_IRQFD, KVM_CAP_ADJUST_CLOCK,
+                                             KVM_CAP_TSC_DEADLINE_TIMER};
 
 bool host_has(const std::string& feature) {
   return std::find(std::begin(kBaseline), std::end(kBaseline), feature) != std::end(kBaseline);
@@ -51,22 +57,6 @@ std::string host_kernel() {
   return name.release;
 }
 
-// CPUID words whose bits are features, of which a guest must not lose any that it was shown.
-constexpr std::uint32_t kFeatureLeaves[] = {1, 7, 0xD, 0x14, 0x8000'0001, 0x8000'0008};
-constexpr std::uint32_t kXsaveLeaf = 0xD;
-// Bits in ECX that say what the guest has switched on, not what its CPU has: OSXSAVE and OSPKE.
-constexpr std::uint32_t switched_on(std::uint32_t function) {
-  return function == 1 ? 1U << 27 : function == 7 ? 1U << 4 : 0;
-}
-
-const kvm_cpuid_entry2* entry_for(const std::vector<kvm_cpuid_entry2>& entries,
-                                  std::uint32_t function, std::uint32_t index) {
-  const auto at = std::find_if(entries.begin(), entries.end(), [&](const auto& entry) {
-    return entry.function == function && entry.index == index;
-  });
-  return at == entries.end() ? nullptr : &*at;
-}
-
 // Feature bits the snapshot's guest was shown and this host does not have.
 Result<std::vector<Difference>> missing_features(const formats::MachineState& state,
                                                  const vmm::Kvm& kvm) {
@@ -77,25 +67,10 @@ Result<std::vector<Difference>> missing_features(const formats::MachineState& st
     host = pc::cpuid_of(host, pc::CpuTemplate::kHost, 0, cpus);
   }
   std::vector<Difference> missing;
-  for (const auto& shown : state.vcpus(0).cpuid()) {
-    const bool features = std::find(std::begin(kFeatureLeaves), std::end(kFeatureLeaves),
-                                    shown.function()) != std::end(kFeatureLeaves);
-    if (!features || (shown.function() == kXsaveLeaf && shown.index() > 1)) continue;
-    const kvm_cpuid_entry2* has = entry_for(host, shown.function(), shown.index());
-    const std::uint32_t ecx = shown.ecx() & ~switched_on(shown.function());
-    const std::uint32_t words[][2] = {{ecx, has == nullptr ? 0 : has->ecx},
-                                      {shown.edx(), has == nullptr ? 0 : has->edx},
-                                      {shown.ebx(), has == nullptr ? 0 : has->ebx}};
-    const char* const names[] = {"ecx", "edx", "ebx"};
-    for (int i = 0; i < (shown.function() == 7 ? 3 : 2); ++i) {
-      const std::uint32_t lost = words[i][0] & ~words[i][1];
-      if (lost == 0) continue;
-      char field[48], bits[16];
-      std::snprintf(field, sizeof field, "cpuid 0x%x.%u %s", shown.function(), shown.index(),
-                    names[i]);
-      std::snprintf(bits, sizeof bits, "0x%x", lost);
-      missing.push_back({field, std::string("needs bits ") + bits, "lacks them", true});
-    }
+  for (const LostFeatures& lost : lost_features(cpuid_from(state.vcpus(0)), host)) {
+    char bits[16];
+    std::snprintf(bits, sizeof bits, "0x%x", lost.bits);
+    missing.push_back({lost.word, std::string("needs bits ") + bits, "lacks them", true});
   }
   return missing;
 }
@@ -160,6 +135,9 @@ Compatibility describe_host(const formats::MachineState& state, std::uint64_t ts
   host.set_tsc_khz(tsc_khz);
   for (const char* feature : kBaseline) host.add_cpu_features(feature);
   host.add_kvm_capabilities(KVM_CAP_SYNC_REGS);
+  if (state.has_pc()) {
+    for (const std::uint32_t capability : kPcCapabilities) host.add_kvm_capabilities(capability);
+  }
   host.set_exact_state(!state.has_resume());
   if (host.exact_state()) {
     std::vector<std::uint32_t> msrs;

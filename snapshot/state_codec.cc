@@ -146,6 +146,17 @@ kvm_vcpu_events take(const Events& from) {
   return to;
 }
 
+// Length of the XSAVE area without the zeros at its end: most of it is room for registers that no
+// guest has used, and loading a shorter area leaves those zero.
+std::size_t significant_bytes(const std::vector<std::byte>& area) {
+  constexpr std::size_t kLegacyAndHeader = 576;
+  std::size_t length = area.size();
+  while (length > kLegacyAndHeader && area[length - 1] == std::byte{0}) --length;
+  return length;
+}
+
+}  // namespace
+
 std::vector<kvm_cpuid_entry2> cpuid_from(const Vcpu& message) {
   std::vector<kvm_cpuid_entry2> entries;
   for (const CpuidEntry& from : message.cpuid()) {
@@ -159,17 +170,6 @@ std::vector<kvm_cpuid_entry2> cpuid_from(const Vcpu& message) {
   }
   return entries;
 }
-
-// Length of the XSAVE area without the zeros at its end: most of it is room for registers that no
-// guest has used, and loading a shorter area leaves those zero.
-std::size_t significant_bytes(const std::vector<std::byte>& area) {
-  constexpr std::size_t kLegacyAndHeader = 576;
-  std::size_t length = area.size();
-  while (length > kLegacyAndHeader && area[length - 1] == std::byte{0}) --length;
-  return length;
-}
-
-}  // namespace
 
 kvm_sregs sregs_from(const SpecialRegisters& from) {
   kvm_sregs to = {};

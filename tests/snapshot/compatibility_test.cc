@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "formats/head.h"
+#include "snapshot/cpu_features.h"
 #include "tests/snapshot/fixture.h"
 
 namespace volt::test {
@@ -88,10 +89,38 @@ TEST_F(CompatibilityTest, AnMsrThatIsAbsentIsNamedWhereTheExactStateIsNeeded) {
 
 TEST_F(CompatibilityTest, ACpuidFeatureThatTheGuestWasShownAndIsAbsentIsNamed) {
   expect_refused("exact", "cpuid 0x1.0 ecx", "0x10000", [](Needs&, auto& state) {
+    state.mutable_vcpus(0)->clear_cpuid();
     auto* const leaf = state.mutable_vcpus(0)->add_cpuid();
     leaf->set_function(1);
     leaf->set_ecx(1U << 16);  // a bit that was never given out
   });
+}
+
+// By words, since a host can lack each; sizes and counts are no features.
+TEST(CpuFeaturesTest, OnlyBitsOfFeaturesAreLost) {
+  using snapshot::lost_features;
+  const kvm_cpuid_entry2 shown[] = {
+      {.function = 1, .ecx = 1U << 27 | 1U, .edx = 2},          // OSXSAVE is a state
+      {.function = 7, .index = 1, .eax = 1U << 5},              // AVX512_BF16
+      {.function = 0xD, .eax = 7, .ebx = 0x340, .ecx = 0x340},  // sizes
+      {.function = 0xD, .index = 1, .eax = 2},
+      {.function = 0x4000'0001, .eax = 8},
+      {.function = 0x8000'0008, .eax = 0x3030, .ebx = 1, .ecx = 15},  // CLZERO; 16 cores
+      {.function = 0x8000'0021, .eax = 1U << 8}};
+  EXPECT_TRUE(lost_features(shown, shown).empty());
+  std::vector<kvm_cpuid_entry2> host(std::begin(shown), std::end(shown));
+  host[0].ecx = 1;
+  host[2].ebx = host[2].ecx = 0xA88;
+  host[5].eax = host[5].ecx = 0;
+  EXPECT_TRUE(lost_features(shown, host).empty());
+  host[0].edx = host[1].eax = host[2].eax = host[3].eax = host[4].eax = host[5].ebx = 0;
+  host.pop_back();
+  std::vector<std::string> words;
+  for (const auto& lost : lost_features(shown, host)) words.push_back(lost.word);
+  EXPECT_EQ(words,
+            (std::vector<std::string>{"cpuid 0x1.0 edx", "cpuid 0x7.1 eax", "cpuid 0xd.0 eax",
+                                      "cpuid 0xd.1 eax", "cpuid 0x40000001.0 eax",
+                                      "cpuid 0x80000008.0 ebx", "cpuid 0x80000021.0 eax"}));
 }
 
 TEST_F(CompatibilityTest, AnotherVendorPreventsOnlyAGuestThatNeedsItsExactState) {
@@ -126,6 +155,7 @@ TEST_F(CompatibilityTest, AnotherTscIsNamedForAGuestThatCountsWithIt) {
 
   formats::MachineState counts = snapshot.state();
   counts.mutable_pc();
+  counts.mutable_vcpus(0)->clear_cpuid();  // which was not a PC's
   const std::vector<Difference> differences = must(compare(manifest, counts, kvm()));
   ASSERT_EQ(differences.size(), 1U);
   EXPECT_EQ(differences[0].field, "tsc khz");

@@ -13,6 +13,7 @@ constexpr std::uint32_t bit(unsigned number) {
 
 // ---- Leaf 1
 constexpr std::uint32_t kMonitor = bit(3);        // ECX
+constexpr std::uint32_t kVmx = bit(5);            // ECX
 constexpr std::uint32_t kTscDeadline = bit(24);   // ECX
 constexpr std::uint32_t kHypervisor = bit(31);    // ECX
 constexpr std::uint32_t kHyperThreads = bit(28);  // EDX: more than one logical CPU
@@ -20,6 +21,7 @@ constexpr std::uint32_t kHyperThreads = bit(28);  // EDX: more than one logical 
 // ---- KVM's features, leaf 0x40000001 EAX
 constexpr std::uint32_t kAsyncPageFaults = bit(4) | bit(10) | bit(14);
 
+constexpr std::uint32_t kSvm = bit(2);           // leaf 0x80000001 ECX
 constexpr std::uint32_t kInvariantTsc = bit(8);  // leaf 0x80000007 EDX
 
 // The most that "portable" lets through; what the host lacks is missing all the same.
@@ -43,11 +45,16 @@ constexpr Portable kPortableMasks[] = {
          bit(20),
      0, bit(26) | bit(27) | bit(31)},
     {7, 1, 0, 0, 0, 0},
+    {7, 2, 0, 0, 0, 0},
     {0xD, 0, 7, kAll, kAll, 0},          // x87, SSE, AVX
     {0xD, 1, bit(0) | bit(2), 0, 0, 0},  // XSAVEOPT, XGETBV with ECX = 1
     {0x8000'0001, 0, kAll, kAll,         // LAHF CMP_LEGACY CR8_LEGACY LZCNT SSE4A PREFETCHW
      bit(0) | bit(1) | bit(4) | bit(5) | bit(6) | bit(8), kAll},
+    // IBPB IBRS STIBP SSBD
+    {0x8000'0008, 0, kAll, bit(12) | bit(14) | bit(15) | bit(24), kAll, kAll},
+    {0x8000'0021, 0, 0, 0, 0, 0},
 };
+constexpr std::uint32_t kPortableXsaveBytes = 832;  // of x87, SSE and AVX
 
 void keep_portable(kvm_cpuid_entry2& entry) {
   for (const Portable& mask : kPortableMasks) {
@@ -57,6 +64,7 @@ void keep_portable(kvm_cpuid_entry2& entry) {
     entry.ecx &= mask.ecx;
     entry.edx &= mask.edx;
   }
+  if (entry.function == 0xD && entry.index == 0) entry.ebx = entry.ecx = kPortableXsaveBytes;
 }
 
 bool wanted(const kvm_cpuid_entry2& entry, CpuTemplate which) {
@@ -64,6 +72,7 @@ bool wanted(const kvm_cpuid_entry2& entry, CpuTemplate which) {
     case 0x0A:         // PMU
     case 0x12:         // SGX
     case 0x14:         // processor trace
+    case 0x8000'000A:  // SVM
     case 0x8000'001F:  // memory encryption
     case 0x8000'0022:  // PMU
       return false;
@@ -115,10 +124,14 @@ void place(kvm_cpuid_entry2& entry, std::uint32_t id, std::uint32_t cpus) {
   }
 }
 
+// No virtual machines inside: what KVM holds of them is in no snapshot.
 void adapt(kvm_cpuid_entry2& entry) {
   switch (entry.function) {
     case 1:
-      entry.ecx = (entry.ecx & ~kMonitor) | kTscDeadline | kHypervisor;
+      entry.ecx = (entry.ecx & ~(kMonitor | kVmx)) | kTscDeadline | kHypervisor;
+      break;
+    case 0x8000'0001:
+      entry.ecx &= ~kSvm;
       break;
     case 0x4000'0001:
       entry.eax &= ~kAsyncPageFaults;

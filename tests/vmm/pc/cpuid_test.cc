@@ -21,7 +21,8 @@ const std::vector<kvm_cpuid_entry2> kEverything = {
     entry(0),          entry(1),          entry(4),          entry(7),          entry(7, 1),
     entry(0xA),        entry(0xB),        entry(0xB, 1),     entry(0xD),        entry(0xD, 1),
     entry(0xD, 2),     entry(0xD, 9),     entry(0x1D),       entry(0x40000001), entry(0x80000001),
-    entry(0x80000007), entry(0x80000008), entry(0x8000001E), entry(0x8000001F)};
+    entry(0x80000007), entry(0x80000008), entry(0x8000000A), entry(0x8000001E), entry(0x8000001F),
+    entry(0x80000021)};
 
 TEST(CpuidTest, EachCpuIsItself) {
   for (const std::uint32_t id : {0u, 3u, 15u}) {
@@ -57,6 +58,23 @@ TEST(CpuidTest, PortableHasNothingThatOnlyNewHostsHave) {
   EXPECT_EQ(find(cpu, 0xD, 9), nullptr);
   EXPECT_EQ(find(cpu, 0x1D), nullptr);
   EXPECT_NE(find(cpuid_of(kEverything, CpuTemplate::kHost, 0, 1), 0xD, 9), nullptr);
+}
+
+TEST(CpuidTest, PortableSizesAreThoseOfWhatItHas) {
+  const auto cpu = cpuid_of(kEverything, CpuTemplate::kPortable, 0, 1);
+  EXPECT_EQ(find(cpu, 0xD)->ebx, 832u);
+  EXPECT_EQ(find(cpu, 0xD)->ecx, 832u);
+  EXPECT_EQ(find(cpu, 0x80000008)->ebx & 1U, 0u) << "CLZERO";
+  EXPECT_EQ(find(cpu, 0x80000021)->eax, 0u);
+}
+
+TEST(CpuidTest, NobodyRunsVirtualMachinesInside) {
+  for (const CpuTemplate which : {CpuTemplate::kHost, CpuTemplate::kPortable}) {
+    const auto cpu = cpuid_of(kEverything, which, 0, 1);
+    EXPECT_EQ(find(cpu, 1)->ecx & 1U << 5, 0u) << "VMX";
+    EXPECT_EQ(find(cpu, 0x80000001)->ecx & 1U << 2, 0u) << "SVM";
+    EXPECT_EQ(find(cpu, 0x8000000A), nullptr);
+  }
 }
 
 TEST(CpuidTest, TemplatesHaveNames) {
