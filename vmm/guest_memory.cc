@@ -3,8 +3,10 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdio>
+#include <iterator>
 
 #include "vmm/guest_abi.h"
 #include "vmm/os/fault_guard.h"
@@ -15,6 +17,8 @@ namespace {
 // Of regions, in the guest and in this process: KVM's slots and the kernel's page tables have this
 // for a large page.
 constexpr std::uint64_t kGranule = 2 << 20;
+// Each makes two mappings more at most, and Linux lets a process have 65,530.
+constexpr std::size_t kMaxHoles = 16384;
 
 }  // namespace
 
@@ -88,14 +92,47 @@ Result<> GuestMemory::write(std::uint64_t address, std::span<const std::byte> fr
   return guarded_copy(VOLT_TRY(at(address, from.size())), from);
 }
 
+bool GuestMemory::has_room_for(std::uint64_t begin, std::uint64_t end) const {
+  // Where nothing of a file is shown a hole is like what is around it.
+  if (std::ranges::all_of(regions_, [](const auto& each) { return each.backed.empty(); })) {
+    return true;
+  }
+  const std::lock_guard lock(holes_->mutex);
+  auto& ranges = holes_->ranges;
+  auto at = ranges.upper_bound(begin);
+  if (at != ranges.begin() && std::prev(at)->second >= begin) --at;
+  const bool touches = at != ranges.end() && at->first <= end;
+  if (!touches && ranges.size() == kMaxHoles) return false;
+  while (at != ranges.end() && at->first <= end) {
+    begin = std::min(begin, at->first);
+    end = std::max(end, at->second);
+    at = ranges.erase(at);
+  }
+  ranges.emplace(begin, end);
+  return true;
+}
+
+Result<> GuestMemory::clear(std::span<std::byte> pages) const {
+  static constexpr std::array<std::byte, guest_abi::kPageBytes> kZeros = {};
+  while (!pages.empty()) {
+    const auto part = pages.first(std::min(pages.size(), kZeros.size()));
+    VOLT_TRY(guarded_copy(part, std::span(kZeros).first(part.size())));
+    pages = pages.subspan(part.size());
+  }
+  return {};
+}
+
 // Not by MADV_DONTNEED, after which a mapped file or image shows through again.
-Result<> GuestMemory::discard(std::uint64_t address, std::uint64_t bytes) const {
+Result<bool> GuestMemory::discard(std::uint64_t address, std::uint64_t bytes) const {
   const std::span<std::byte> pages = VOLT_TRY(at(address, bytes));
   constexpr int kHow = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
-  if (::mmap(pages.data(), pages.size(), PROT_READ | PROT_WRITE, kHow, -1, 0) == MAP_FAILED) {
-    return sys_error("mmap", "guest memory");
+  if (!has_room_for(address, address + bytes) ||
+      ::mmap(pages.data(), pages.size(), PROT_READ | PROT_WRITE, kHow, -1, 0) == MAP_FAILED) {
+    VOLT_TRY(clear(pages));
+    return false;
   }
-  return settle(pages);
+  VOLT_TRY(settle(pages));
+  return true;
 }
 
 }  // namespace volt::vmm

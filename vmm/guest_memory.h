@@ -4,6 +4,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <span>
 #include <vector>
 
@@ -59,12 +62,23 @@ class GuestMemory {
   // Copies between host and guest; kPageLost if a page cannot be had.
   Result<> read(std::uint64_t address, std::span<std::byte> into) const;
   Result<> write(std::uint64_t address, std::span<const std::byte> from) const;
-  // From here on these pages are zeros until somebody writes them, and take no memory: what they
-  // showed, a snapshot's content above all, does not come back. The guest may run meanwhile.
-  Result<> discard(std::uint64_t address, std::uint64_t bytes) const;
+  // From here on these pages are zeros until somebody writes them: what they showed, a snapshot's
+  // content above all, does not come back. The guest may run meanwhile. They take no memory either,
+  // or the answer is false: what shows a file is cut up by holes, and a process has only so many
+  // mappings.
+  Result<bool> discard(std::uint64_t address, std::uint64_t bytes) const;
 
  private:
+  // Of what was given back, so that holes side by side are one: begin -> end.
+  struct Holes {
+    std::mutex mutex;
+    std::map<std::uint64_t, std::uint64_t> ranges;
+  };
+  bool has_room_for(std::uint64_t begin, std::uint64_t end) const;
+  Result<> clear(std::span<std::byte> pages) const;
+
   std::vector<Region> regions_;
+  std::unique_ptr<Holes> holes_ = std::make_unique<Holes>();
 };
 
 }  // namespace volt::vmm

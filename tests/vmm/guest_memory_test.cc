@@ -9,6 +9,7 @@
 #include <array>
 #include <cstring>
 #include <fstream>
+#include <iterator>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -91,6 +92,46 @@ TEST(GuestMemoryTest, RegionsBeginAtTwoMiBHereAsInTheGuest) {
   for (const GuestMemory::Region& region : memory.regions()) {
     EXPECT_EQ(reinterpret_cast<std::uintptr_t>(region.host.data()) % (2 * kMiB), 0U);
   }
+}
+
+std::size_t mappings() {
+  std::ifstream maps("/proc/self/maps");
+  return static_cast<std::size_t>(
+      std::count(std::istreambuf_iterator<char>(maps), std::istreambuf_iterator<char>(), '\n'));
+}
+
+// As a clone's balloon takes them: every second page of what shows a file.
+TEST(GuestMemoryTest, HolesInWhatShowsAFileDoNotUseUpTheMappingsOfAProcess) {
+  constexpr std::uint64_t kBytes = 256 * kMiB;
+  const Fd file(::memfd_create("image", MFD_CLOEXEC));
+  ASSERT_EQ(::ftruncate(file.get(), kBytes), 0);
+  Mapping image =
+      Mapping::create(kBytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0, "").value();
+  for (std::uint64_t at = 0; at < kBytes; at += kPage) image.data()[at] = std::byte{7};
+  Mapping host = GuestMemory::reserve(kBytes).value();
+  ASSERT_NE(
+      ::mmap(host.data(), kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, file.get(), 0),
+      MAP_FAILED);
+  std::vector<GuestMemory::Region> regions;
+  regions.push_back({0, std::move(host), {{0, kBytes}}});
+  const GuestMemory memory(std::move(regions));
+  const std::size_t before = mappings();
+  std::uint64_t given_back = 0;
+  for (std::uint64_t at = 0; at < kBytes; at += 2 * kPage) {
+    if (memory.discard(at, kPage).value()) ++given_back;
+  }
+  EXPECT_EQ(given_back, 16'384u);
+  EXPECT_LE(mappings() - before, 32'800u);
+  std::array<std::byte, kPage> page;
+  for (std::uint64_t at = 0; at < kBytes; at += kPage) {
+    ASSERT_TRUE(memory.read(at, page));
+    ASSERT_EQ(page[0], at / kPage % 2 == 0 ? std::byte{0} : std::byte{7}) << at / kPage;
+  }
+  // What is beside a hole makes it larger, and what is in one changes nothing.
+  EXPECT_TRUE(memory.discard(kPage, kPage).value());
+  EXPECT_TRUE(memory.discard(0, 3 * kPage).value());
+  EXPECT_TRUE(memory.read(kPage, page));
+  EXPECT_EQ(page[0], std::byte{0});
 }
 
 TEST(GuestMemoryTest, EveryByteOfARegionCanBeReachedAndNoneBeyond) {

@@ -34,7 +34,8 @@ Result<> LinuxMachine::add_devices(const virtio::VsockOptions& options) {
   auto balloon = std::make_unique<virtio::Balloon>(
       [this](std::uint64_t address, std::uint64_t bytes) -> Result<> {
         *gave_back_ = true;
-        return pc_->memory().discard(address, bytes);
+        if (VOLT_TRY(pc_->memory().discard(address, bytes))) return {};
+        return fail(Code::kBusy, "too many mappings");
       });
   balloon_ = balloon.get();
   return pc_->add_virtio(std::move(balloon));

@@ -45,7 +45,10 @@ void Balloon::store_config(std::size_t offset, std::uint32_t value) {
 
 void Balloon::write_config(std::uint64_t offset, std::span<const std::byte> from) {
   if (offset != kActual || from.size() != sizeof(std::uint32_t)) return;
-  std::ranges::copy(from, config_.begin() + kActual);
+  std::uint32_t pages;
+  std::memcpy(&pages, from.data(), sizeof pages);
+  const std::uint64_t most = std::min<std::uint64_t>(ram_pages(), UINT32_MAX);
+  store_config(kActual, std::min(pages, static_cast<std::uint32_t>(most)));
   changed();
 }
 
