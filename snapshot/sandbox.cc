@@ -91,6 +91,10 @@ Result<formats::MachineState> Sandbox::read_state(const vmm::Kvm& kvm) {
     }
   } else {
     VOLT_TRY(linux_->pc().pause());
+    if (const auto ended = linux_->pc().outcome()) {
+      if (!*ended) return std::unexpected(explained(ended->error()));
+      return fail(Code::kGuestCrashed, "the guest ended while it was captured");
+    }
     state = to_message(VOLT_TRY(linux_->save(kvm)));
   }
   if (facts_.resume) *state.mutable_resume() = *facts_.resume;

@@ -53,6 +53,8 @@ Result<StateSources> StateSources::probe(const Kvm& kvm) {
 
 Result<CpuState> save_state(const Vcpu& vcpu, const StateSources& sources) {
   CpuState state;
+  // First: it may take in an INIT or SIPI that waits, which changes the registers.
+  state.mp_state = VOLT_TRY(vcpu.get_mp_state());
   state.regs = VOLT_TRY(vcpu.get_regs());
   state.sregs = VOLT_TRY(vcpu.get_sregs());
   state.xsave = VOLT_TRY(vcpu.get_xsave(sources.xsave_bytes));
@@ -60,7 +62,6 @@ Result<CpuState> save_state(const Vcpu& vcpu, const StateSources& sources) {
   state.debugregs = VOLT_TRY(vcpu.get_debugregs());
   state.events = VOLT_TRY(vcpu.get_vcpu_events());
   state.msrs = VOLT_TRY(read_msrs(vcpu, sources.msr_indices));
-  state.mp_state = VOLT_TRY(vcpu.get_mp_state());
   state.cpuid = VOLT_TRY(vcpu.get_cpuid2());
   if (sources.lapic) state.lapic = VOLT_TRY(vcpu.get_lapic());
   return state;

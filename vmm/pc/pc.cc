@@ -13,8 +13,9 @@
 namespace volt::pc {
 namespace {
 
-// One KVM_RUN finishes one access; the widest that KVM splits takes two.
-constexpr int kMaxFinishRuns = 8;
+// One KVM_RUN finishes one access. KVM splits the widest in two, and comes back from a repeated one
+// after 1,024 at most.
+constexpr int kMaxFinishRuns = 2048;
 // Memory is write-back wherever nothing else is said, and the type registers are on: without that
 // Linux takes PAT for broken.
 constexpr kvm_msr_entry kMemoryTypes = {.index = 0x2FF, .data = 0x806};
@@ -120,6 +121,8 @@ Result<> Pc::add_cpus(const vmm::Kvm& kvm) {
 }
 
 Pc::~Pc() {
+  // A device that meets a lost page now would end a machine of which half is gone.
+  for (const auto& device : virtio_) device->pause();
   {
     const std::lock_guard lock(mutex_);
     wish_ = Wish::kQuit;

@@ -109,6 +109,7 @@ class Pc {
   Result<> attach(vmm::GuestMemory memory);
   Result<> connect();
   Result<> add_cpus(const vmm::Kvm& kvm);
+  Result<> forget_tsc();
 
   void live(Cpu& cpu);      // a CPU's thread
   bool rest(Cpu& cpu);      // until it may run; false: it is over

@@ -67,6 +67,17 @@ Result<PcState> Pc::save(const vmm::Kvm& kvm) const {
   return state;
 }
 
+// Before 6.7 KVM takes a write to the first CPU's counter that is within a second of what it shows
+// for the wish to leave it as it is: a guest captured in its first second would go back in time.
+// After one that is far from both it does as it is told.
+Result<> Pc::forget_tsc() {
+  constexpr std::uint64_t kFar = std::uint64_t{1} << 62;
+  const kvm_msr_entry tsc = {.index = kTscMsr, .data = kFar};
+  const std::size_t set = VOLT_TRY(cpus_[0]->vcpu.set_msrs(std::span(&tsc, 1)));
+  if (set == 1) return {};
+  return fail(Code::kHostUnable, "KVM does not set the time stamp counter");
+}
+
 // The clock before the CPUs: a CPU's clock page is written from it when its MSRs are loaded.
 Result<> Pc::load(const PcState& state) {
   if (state.cpus.size() != cpus_.size() || state.virtio.size() != virtio_.size()) {
@@ -77,6 +88,7 @@ Result<> Pc::load(const PcState& state) {
   chip.chip.ioapic = state.io_apic;
   VOLT_TRY(vm_.set_irqchip(chip));
   VOLT_TRY(vm_.set_clock({.clock = state.clock_ns}));
+  VOLT_TRY(forget_tsc());
   for (std::size_t i = 0; i < cpus_.size(); ++i) {
     if (!state.cpus[i].lapic) return fail(Code::kInvalid, "a CPU without its local APIC");
     VOLT_TRY(vmm::load_state(cpus_[i]->vcpu, state.cpus[i]));

@@ -192,6 +192,9 @@ void Serial::load(const SerialState& state) {
   state_ = state;
   typed_.clear();
   received_.clear();
+  // KVM may not have passed the last one on yet when its chips were saved. One too many does no
+  // harm: the port then says that nothing is due.
+  interrupt_if_due();
 }
 
 }  // namespace volt::pc

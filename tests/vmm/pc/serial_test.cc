@@ -135,6 +135,17 @@ TEST_F(SerialTest, IsLoadedAsItWasSaved) {
   }
 }
 
+// KVM may not have passed it on when the machine was saved.
+TEST_F(SerialTest, AnInterruptThatIsDueIsRaisedAgainWhenItIsLoaded) {
+  Serial other(vmm::InterruptLine::create().value(), [](std::byte) {});
+  eventfd_t raised = 0;
+  other.load(serial_.save());
+  EXPECT_NE(::eventfd_read(other.line().event().get(), &raised), 0) << "nothing is due";
+  out(1, 2);  // it may be interrupted once it has room to transmit, which it has
+  other.load(serial_.save());
+  EXPECT_EQ(::eventfd_read(other.line().event().get(), &raised), 0);
+}
+
 TEST_F(SerialTest, AnyAccessHasAnAnswer) {
   std::array<std::byte, 8> wide = {};
   for (std::uint64_t offset = 0; offset < 8; ++offset) {
