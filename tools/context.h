@@ -19,6 +19,11 @@ inline constexpr Option kTimeoutOption = {"--timeout", "SECONDS",
 
 // The guest that --workload, --memory, --working-set and --seed describe.
 Result<snapshot::BootRequest> boot_request(const Arguments& arguments);
+// What a clone is, its snapshot says.
+inline constexpr char kFixedByFrom[] = " is fixed by the snapshot that --from names";
+// Of the built-in guest alone.
+inline constexpr std::initializer_list<const char*> kMicroOptions = {"--workload", "--working-set",
+                                                                     "--seed"};
 inline constexpr Option kWorkloadOption = {"--workload", "echo|kv", "what the guest does (kv)"};
 inline constexpr std::uint64_t kDefaultMemory = 256 << 20;
 inline constexpr Option kMemoryOption = {"--memory", "SIZE",

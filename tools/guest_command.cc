@@ -47,16 +47,6 @@ agent_abi::Resize terminal_size() {
   return {size.ws_row, size.ws_col};
 }
 
-Result<> write_out(int fd, std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t written = ::write(fd, bytes.data(), bytes.size());
-    if (written < 0 && errno != EINTR) return sys_error("write", fd == 1 ? "stdout" : "stderr");
-    if (written > 0) bytes = bytes.subspan(static_cast<std::size_t>(written));
-    VOLT_TRY(vmm::check_stop());
-  }
-  return {};
-}
-
 class Session {
  public:
   Session(vmm::AgentExec exec, int machine_ended, bool alone)
@@ -93,10 +83,23 @@ class Session {
     }
   }
 
-  // The first one is the command's to answer; the second kills this process.
+  // Whoever reads it may be slow, and the command must hear of a signal all the same.
+  Result<> write_out(int fd, std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+      const ssize_t written = ::write(fd, bytes.data(), bytes.size());
+      if (written < 0 && errno != EINTR) return sys_error("write", fd == 1 ? "stdout" : "stderr");
+      if (written > 0) bytes = bytes.subspan(static_cast<std::size_t>(written));
+      VOLT_TRY(pass_signal_on());
+    }
+    return {};
+  }
+
+  // The first one is the command's to answer, and what it does then is what comes of it, unless
+  // this process has more to do than the command; the second kills this process.
   Result<> pass_signal_on() {
     if (!vmm::stop_requested() || signalled_) return {};
     signalled_ = true;
+    if (!alone_) vmm::stop_answered();
     return exec_.signal(vmm::stop_signal());
   }
 

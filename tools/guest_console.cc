@@ -105,10 +105,12 @@ Result<Attended> attend(pc::LinuxMachine& machine, bool console, std::uint64_t g
                         {typing.fd(), POLLIN, 0}};
     const int ready = ::poll(watched, std::size(watched), typing.poll_ms(leave.sooner(deadline)));
     if (ready < 0 && errno != EINTR) return sys_error("poll");
+    // Before what it said: that comes before its end.
+    const auto outcome = machine.pc().outcome();
     const std::string said = machine.console().take();
     if (!said.empty() && first_byte_ns == 0) first_byte_ns = vmm::monotonic_clock_ns();
     VOLT_TRY(show(said, leave));
-    if (const auto outcome = machine.pc().outcome()) {
+    if (outcome) {
       const pc::Pc::End end = VOLT_TRY(Result<pc::Pc::End>(*outcome));
       return Attended{end, first_byte_ns};
     }

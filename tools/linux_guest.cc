@@ -59,6 +59,7 @@ Result<LinuxRequest> linux_request(const Arguments& arguments, bool with_agent) 
   config.machine.cpu_template =
       VOLT_TRY(pc::parse_cpu_template(arguments.get("--cpu-template", "host")));
   config.entry = VOLT_TRY(parse_entry(arguments.get("--boot", "linux64")));
+  config.machine.vsock.path = arguments.get("--vsock");
   config.probe_keyboard = arguments.has("--probe-keyboard");
   return request;
 }
@@ -116,7 +117,8 @@ void shut_down(pc::LinuxMachine& machine) {
   Result<vmm::AgentConnection> agent = machine.agent().connect();
   if (!agent || !vmm::shut_down_guest(*std::move(agent), {.grace_ms = kGraceMs}, soon)) return;
   pollfd ended = {machine.pc().ended().get(), POLLIN, 0};
-  ::poll(&ended, 1, soon.poll_ms());
+  while (!soon.passed() && ::poll(&ended, 1, soon.poll_ms()) == 0) {
+  }
 }
 
 Result<GuestExit> run_command(pc::LinuxBoot& boot, const Arguments& arguments,

@@ -25,6 +25,10 @@ inline constexpr Option kBootOption = {
 inline constexpr Option kProbeKeyboardOption = {
     "--probe-keyboard", "", "tell it that there is an i8042, which it then looks for"};
 
+// What goes with --kernel alone.
+inline constexpr std::initializer_list<const char*> kBootOptions = {
+    "--initrd", "--cmdline", "--cpus", "--cpu-template", "--boot", "--probe-keyboard"};
+
 // The files stay mapped as long as it lives.
 struct LinuxRequest {
   Mapping kernel;

@@ -9,6 +9,7 @@
 #include "tools/output.h"
 #include "tools/restore_report.h"
 #include "tools/run_report.h"
+#include "vmm/interrupt.h"
 
 namespace volt::tools {
 namespace {
@@ -28,8 +29,8 @@ nlohmann::ordered_json report_json(const snapshot::Reference& reference,
 
 Result<snapshot::Restored> restore_frozen(const vmm::Kvm& kvm, const snapshot::Store& store,
                                           const snapshot::Reference& reference,
+                                          snapshot::RestoreOptions options,
                                           const Arguments& arguments) {
-  snapshot::RestoreOptions options = VOLT_TRY(restore_options(arguments));
   options.linux_guest.emplace();
   options.linux_guest->vsock.path = arguments.get("--vsock");
   return snapshot::restore(kvm, store, reference, options);
@@ -46,7 +47,10 @@ Result<bool> is_linux_snapshot(const snapshot::Store& store, const snapshot::Ref
 Result<snapshot::Restored> restore_linux(const vmm::Kvm& kvm, const snapshot::Store& store,
                                          const snapshot::Reference& reference,
                                          const Arguments& arguments, vmm::Deadline deadline) {
-  snapshot::Restored restored = VOLT_TRY(restore_frozen(kvm, store, reference, arguments));
+  // What this one touches is not what later ones will, so it records nothing.
+  snapshot::RestoreOptions options = VOLT_TRY(restore_options(arguments));
+  options.hot_set = snapshot::HotSetMode::kOff;
+  snapshot::Restored restored = VOLT_TRY(restore_frozen(kvm, store, reference, options, arguments));
   VOLT_TRY(snapshot::resume_linux(restored, arguments.get("--hostname"), deadline));
   return restored;
 }
@@ -55,6 +59,7 @@ Result<> run_after(snapshot::Sandbox& sandbox, const std::string& command, vmm::
   vmm::AgentConnection agent = VOLT_TRY(sandbox.linux_machine()->agent().connect());
   const GuestCommand shell = {.words = {"/bin/sh", "-c", command}, .alone = true};
   const GuestExit exit = VOLT_TRY(run_in_guest(std::move(agent), shell, deadline));
+  VOLT_TRY(vmm::check_stop());
   if (exit.code == 0) return {};
   return fail(Code::kGuestCrashed, "it ended with code " + std::to_string(exit.code));
 }
@@ -66,7 +71,10 @@ Result<int> run_from(const Arguments& arguments) {
   const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
   const snapshot::Store store = VOLT_TRY(restore_store(arguments));
   const OpenedKvm opened = VOLT_TRY(open_kvm(begun_ns));
-  snapshot::Restored restored = VOLT_TRY(restore_frozen(opened.kvm, store, reference, arguments));
+  snapshot::RestoreOptions options = VOLT_TRY(restore_options(arguments));
+  const snapshot::HotSetMode hot_set = options.hot_set;
+  snapshot::Restored restored =
+      VOLT_TRY(restore_frozen(opened.kvm, store, reference, std::move(options), arguments));
   const agent_abi::Resumed resumed =
       VOLT_TRY(snapshot::resume_linux(restored, arguments.get("--hostname"), deadline));
   snapshot::Sandbox& sandbox = *restored.sandbox;
@@ -78,7 +86,6 @@ Result<int> run_from(const Arguments& arguments) {
     return std::unexpected(sandbox.explained(sandbox.linux_machine()->explained(exit.error())));
   }
   progress("restored: " + phases_line(phases_json(opened, restored.phases)));
-  const snapshot::HotSetMode hot_set = VOLT_TRY(restore_options(arguments)).hot_set;
   VOLT_TRY(keep_recording(store, restored, hot_set));
   if (arguments.has("--report")) {
     VOLT_TRY(write_report(arguments.get("--report"),

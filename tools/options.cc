@@ -53,6 +53,14 @@ Result<std::uint64_t> Arguments::number(std::string_view option, std::uint64_t o
   return parse_number(get(option), option);
 }
 
+Result<> refuse(std::initializer_list<const char*> options, const Arguments& arguments,
+                std::string_view why) {
+  for (const char* option : options) {
+    if (arguments.has(option)) return fail(Code::kInvalid, option + std::string(why));
+  }
+  return {};
+}
+
 Result<Arguments> parse(std::span<const Option> options, std::span<char* const> words) {
   Arguments arguments;
   bool only_operands = false;

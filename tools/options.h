@@ -2,6 +2,7 @@
 // table.
 #pragma once
 
+#include <initializer_list>
 #include <map>
 #include <optional>
 #include <span>
@@ -42,6 +43,10 @@ class Arguments {
 
 // Options may stand anywhere before `--`; `--name value` and `--name=value` mean the same.
 Result<Arguments> parse(std::span<const Option> options, std::span<char* const> words);
+
+// kInvalid with the first of them that was given, and why it may not be.
+Result<> refuse(std::initializer_list<const char*> options, const Arguments& arguments,
+                std::string_view why);
 
 struct Command {
   const char* path;      // "snapshot create"

@@ -40,17 +40,37 @@ nlohmann::ordered_json phases_json(const vmm::BootPhases& phases) {
           {"total", phases.total_us()}};
 }
 
-Result<int> run_guest(const Arguments& arguments) {
-  if (arguments.has("--grace") && (!arguments.has("--kernel") || !arguments.positional().empty())) {
-    return fail(Code::kInvalid, "--grace: for a Linux guest that runs no command (--kernel)");
+// Options that would change nothing are mistakes.
+Result<> check_options(const Arguments& arguments) {
+  const bool restores = arguments.has("--from"), boots = arguments.has("--kernel");
+  const bool command = !arguments.positional().empty();
+  if (restores) {
+    VOLT_TRY(refuse({"--kernel", "--memory"}, arguments, kFixedByFrom));
+    VOLT_TRY(refuse(kMicroOptions, arguments, kFixedByFrom));
+    VOLT_TRY(refuse(kBootOptions, arguments, kFixedByFrom));
+  } else {
+    VOLT_TRY(refuse(
+        {"--hostname", "--loader", "--hotset", "--pager", "--isolate-image", "--uffd-handler"},
+        arguments, ": for a Linux guest that is restored (--from)"));
   }
+  if (!boots || command) {
+    VOLT_TRY(refuse({"--console", "--grace"}, arguments,
+                    ": for a Linux guest that is booted and runs no command (--kernel)"));
+  }
+  if (boots) VOLT_TRY(refuse(kMicroOptions, arguments, ": for the built-in guest, not --kernel"));
+  if (boots && !command) {
+    VOLT_TRY(refuse({"--env", "--workdir", "--tty"}, arguments, ": for a command: -- COMMAND"));
+  }
+  if (restores || boots) return {};
+  VOLT_TRY(refuse(kBootOptions, arguments, ": for Linux guests (--kernel)"));
+  return refuse({"--report", "--balloon", "--vsock", "--env", "--workdir", "--tty"}, arguments,
+                ": for Linux guests (--kernel or --from)");
+}
+
+Result<int> run_guest(const Arguments& arguments) {
+  VOLT_TRY(check_options(arguments));
   if (arguments.has("--from")) return run_from(arguments);
   if (arguments.has("--kernel")) return run_linux(arguments);
-  for (const char* option : {"--report", "--balloon"}) {
-    if (arguments.has(option)) {
-      return fail(Code::kInvalid, std::string(option) + ": for Linux guests (--kernel or --from)");
-    }
-  }
   std::vector<std::string> words = arguments.positional();
   if (words.empty()) words = {"health"};
   const vmm::Call call = VOLT_TRY(parse_call(words));

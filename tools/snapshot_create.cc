@@ -189,6 +189,12 @@ Result<> check_options(const Arguments& arguments) {
   if (!arguments.has("--name")) return fail(Code::kInvalid, "--name is missing");
   const auto mode = VOLT_TRY(snapshot::parse_capture_mode(arguments.get("--mode", kDefaultMode)));
   if (!arguments.has("--from")) {
+    if (arguments.has("--kernel")) {
+      VOLT_TRY(refuse(kMicroOptions, arguments, ": for the built-in guest, not --kernel"));
+    } else {
+      VOLT_TRY(refuse(kBootOptions, arguments, ": for Linux guests (--kernel)"));
+      VOLT_TRY(refuse({"--balloon", "--settle"}, arguments, ": for Linux guests (--kernel)"));
+    }
     if (mode == snapshot::CaptureMode::kDiff) {
       return fail(Code::kInvalid, "--mode diff: without --from there is nothing to differ from");
     }
@@ -198,14 +204,9 @@ Result<> check_options(const Arguments& arguments) {
   if (mode == snapshot::CaptureMode::kDiff && arguments.has("--unit")) {
     return fail(Code::kInvalid, "--unit: a difference has the units of its parent");
   }
-  for (const char* option : {"--workload", "--memory", "--working-set", "--seed", "--kernel",
-                             "--initrd", "--cmdline", "--cpus", "--cpu-template", "--boot"}) {
-    if (arguments.has(option)) {
-      return fail(Code::kInvalid,
-                  std::string(option) + " is fixed by the snapshot that --from names");
-    }
-  }
-  return {};
+  VOLT_TRY(refuse({"--kernel", "--memory"}, arguments, kFixedByFrom));
+  VOLT_TRY(refuse(kMicroOptions, arguments, kFixedByFrom));
+  return refuse(kBootOptions, arguments, kFixedByFrom);
 }
 
 std::string text_of(const snapshot::Reference& reference, const snapshot::Captured& captured,

@@ -50,9 +50,9 @@ Result<> check_clock(const agent_abi::Resumed& resumed, std::uint64_t asked_ns,
 
 // Nine tenths of what is left.
 std::uint32_t guest_limit_ms(Deadline deadline) {
-  const int left_ms = deadline.poll_ms();
+  const std::int64_t left_ms = deadline.left_ms();
   if (left_ms < 0) return kDefaultLimitMs;
-  return static_cast<std::uint32_t>(std::int64_t{left_ms} * 9 / 10);
+  return static_cast<std::uint32_t>(std::min<std::int64_t>(left_ms, UINT32_MAX) * 9 / 10);
 }
 
 // A session of one request and one answer.

@@ -15,8 +15,6 @@ constexpr std::size_t kHeadBytes = sizeof(agent_abi::Head);
 constexpr std::size_t kInBytes = kHeadBytes + agent_abi::kMaxPayload;
 // Input up to the window, and far more signals than anybody sends while a guest is deaf.
 constexpr std::size_t kMaxWaiting = agent_abi::kStdinWindow + 256 * 1024;
-// A stop signal that comes between the look at its flag and poll(2) would wait for the guest.
-constexpr int kLookAgainMs = 200;
 
 bool would_block(int error) {
   return error == EAGAIN || error == EINTR;
@@ -102,9 +100,7 @@ Result<> AgentStream::wait(Deadline deadline) const {
     VOLT_TRY(check_stop());
     if (deadline.passed()) return fail(Code::kDeadline, "agent: no answer in time");
     pollfd fds[] = {{fd(), poll_events(), 0}, {connection_.machine_ended, POLLIN, 0}};
-    const int left_ms = deadline.poll_ms();
-    const int ready =
-        ::poll(fds, std::size(fds), left_ms < 0 ? kLookAgainMs : std::min(left_ms, kLookAgainMs));
+    const int ready = ::poll(fds, std::size(fds), deadline.poll_ms());
     if (ready < 0 && errno != EINTR) return sys_error("poll", "agent");
     if (ready > 0 && fds[0].revents != 0) return {};
     if (ready > 0) return fail(Code::kGuestCrashed, "agent: its machine has ended");

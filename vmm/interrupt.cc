@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <climits>
 #include <csignal>
 #include <utility>
 
@@ -18,6 +17,7 @@ constexpr std::uint64_t kNsPerSecond = 1'000'000'000;
 // Read by signal handlers: which kvm_run page this thread runs, if any.
 thread_local kvm_run* volatile t_running = nullptr;
 std::atomic<int> g_stop = 0;  // the signal that asked
+std::atomic<bool> g_answered = false;
 static_assert(std::atomic<int>::is_always_lock_free);
 
 int deadline_signal() {
@@ -97,11 +97,16 @@ bool Deadline::passed() const {
   return at_ns != kNever && now_ns() >= at_ns;
 }
 
-int Deadline::poll_ms() const {
+std::int64_t Deadline::left_ms() const {
   if (at_ns == kNever) return -1;
   const std::uint64_t now = now_ns();
-  if (now >= at_ns) return 0;
-  return static_cast<int>(std::min<std::uint64_t>((at_ns - now) / 1'000'000 + 1, INT_MAX));
+  return now >= at_ns ? 0 : static_cast<std::int64_t>((at_ns - now) / 1'000'000 + 1);
+}
+
+int Deadline::poll_ms() const {
+  constexpr std::int64_t kLookAgainMs = 200;
+  const std::int64_t left = left_ms();
+  return static_cast<int>(left < 0 ? kLookAgainMs : std::min(left, kLookAgainMs));
 }
 
 void stop_on_signals() {
@@ -119,8 +124,12 @@ int stop_signal() {
 }
 
 Result<> check_stop() {
-  if (stop_requested()) return fail(Code::kInterrupted, "stopped by a signal");
+  if (stop_requested() && !g_answered) return fail(Code::kInterrupted, "stopped by a signal");
   return {};
+}
+
+void stop_answered() {
+  g_answered = true;
 }
 
 Result<Interruptible> Interruptible::arm(kvm_run& page, Deadline deadline) {

@@ -19,7 +19,10 @@ struct Deadline {
 
   static Deadline in_ms(std::uint64_t ms);
   bool passed() const;
-  // As poll(2) wants it: -1 for never.
+  // -1 for never.
+  std::int64_t left_ms() const;
+  // For poll(2) in a loop that looks at check_stop(): 200 at most, since a stop signal may come
+  // between that look and the poll.
   int poll_ms() const;
 };
 
@@ -31,6 +34,8 @@ bool stop_requested();
 int stop_signal();
 // kInterrupted once the user asked to stop: for loops that take long.
 Result<> check_stop();
+// The signal was passed on to whom it was for: nothing here stops for it any more.
+void stop_answered();
 
 // While it lives, this thread's deadline and stop signals end KVM_RUN on `page`'s vCPU.
 class Interruptible {

@@ -98,6 +98,28 @@ class UsageTest(CliTest):
         self.refused(2, "run", "--from", "demo", "--grace", "5", "--", "date", saying="--grace")
         self.refused(2, "run", "--kernel", "stock", "--grace", "3601", saying="3600")
 
+    def test_options_that_would_change_nothing_are_mistakes(self):
+        create = "snapshot create --name a"
+        for words, option in (
+                ("run --from py --kernel stock -- date", "--kernel"),
+                ("run --from py --memory 1G -- date", "--memory"),
+                ("run --from py --cpus 2 -- date", "--cpus"),
+                ("run --from py --seed 3 -- date", "--seed"),
+                ("run --from py --console -- date", "--console"),
+                ("run --kernel stock --hostname w7 -- date", "--hostname"),
+                ("run --kernel stock --loader uffd -- date", "--loader"),
+                ("run --kernel stock --workload kv -- date", "--workload"),
+                ("run --kernel stock --console -- date", "--console"),
+                ("run --kernel stock --tty", "--tty"),
+                ("run --initrd root.gz", "--initrd"), ("run --vsock s get 5", "--vsock"),
+                ("run --hotset off get 5", "--hotset"),
+                (f"{create} --initrd root.gz --cpus 2", "--initrd"),
+                (f"{create} --settle 3", "--settle"),
+                (f"{create} --kernel stock --working-set 64M", "--working-set"),
+                (f"{create} --from py --boot pvh", "--boot")):
+            with self.subTest(words=words):
+                self.refused(2, *words.split(), saying=option)
+
     def test_references_are_checked(self):
         for name in ("", ":", "a:", ":b", "../a", "a/b", "a:b:c", ".a", "a b", "a@b", "x" * 64,
                      "sha256:12", "a@sha256:12"):

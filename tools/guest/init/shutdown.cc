@@ -90,6 +90,11 @@ void end_guest(const Shutdown& how, const Children& children) {
 }
 
 void ask_for_end(const Shutdown& how) {
+  // A frozen init answers nobody.
+  if (how.frozen) {
+    sync();
+    reboot(how.reboot ? RB_AUTOBOOT : RB_POWER_OFF);
+  }
   const char* program = how.reboot ? "reboot" : "poweroff";
   execlp(program, program, nullptr);
   say_error(program, errno);
