@@ -24,9 +24,11 @@ using formats::v1::Compatibility;
 // it, so there is nothing to ask (and CPUID traps to a hypervisor: 7 us here).
 constexpr const char* kBaseline[] = {"fpu", "fxsr", "sse", "sse2"};
 
-// What a PC is built with, besides.
+// What a PC is built with, besides; manifests have them in ascending order.
 constexpr std::uint32_t kPcCapabilities[] = {KVM_CAP_IRQCHIP, KVM_CAP_IRQFD, KVM_CAP_ADJUST_CLOCK,
                                              KVM_CAP_TSC_DEADLINE_TIMER};
+static_assert(std::ranges::is_sorted(kPcCapabilities) &&
+              std::ranges::max(kPcCapabilities) < KVM_CAP_SYNC_REGS);
 
 bool host_has(const std::string& feature) {
   return std::find(std::begin(kBaseline), std::end(kBaseline), feature) != std::end(kBaseline);
@@ -134,10 +136,10 @@ Compatibility describe_host(const formats::MachineState& state, std::uint64_t ts
   host.set_kernel_release(host_kernel());
   host.set_tsc_khz(tsc_khz);
   for (const char* feature : kBaseline) host.add_cpu_features(feature);
-  host.add_kvm_capabilities(KVM_CAP_SYNC_REGS);
   if (state.has_pc()) {
     for (const std::uint32_t capability : kPcCapabilities) host.add_kvm_capabilities(capability);
   }
+  host.add_kvm_capabilities(KVM_CAP_SYNC_REGS);
   host.set_exact_state(!state.has_resume());
   if (host.exact_state()) {
     std::vector<std::uint32_t> msrs;

@@ -80,6 +80,16 @@ TEST_F(CompatibilityTest, AKvmCapabilityThatIsAbsentIsNamed) {
                  [](Needs& needs, auto&) { needs.add_kvm_capabilities(kNoCapability); });
 }
 
+TEST_F(CompatibilityTest, APcNamesWhatItIsBuiltWith) {
+  formats::MachineState state = open("exact").state();
+  const auto plain = snapshot::describe_host(state, 1);
+  state.mutable_pc();
+  formats::Manifest manifest = open("exact").manifest();
+  *manifest.mutable_compatibility() = snapshot::describe_host(state, 1);
+  EXPECT_EQ(manifest.compatibility().kvm_capabilities_size(), plain.kvm_capabilities_size() + 4);
+  expect_ok(formats::check(manifest));
+}
+
 TEST_F(CompatibilityTest, AnMsrThatIsAbsentIsNamedWhereTheExactStateIsNeeded) {
   expect_refused("exact", "msr", std::to_string(kNoMsr), [](Needs& needs, auto&) {
     needs.clear_msrs();

@@ -17,8 +17,8 @@
 namespace volt::virtio {
 
 // Lets go of whole pages of RAM, all in one region: they read as zeros until the guest writes them
-// again. Called on a vCPU's thread with the device's lock held. That it fails costs memory, no
-// more.
+// again. Called on a vCPU's thread with the device's lock held. kBusy: they do, and still take
+// memory.
 using Discarder = std::function<Result<>(std::uint64_t address, std::uint64_t bytes)>;
 
 // In pages of 4 KiB.
