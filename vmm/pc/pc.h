@@ -110,6 +110,10 @@ class Pc {
   Result<> connect();
   Result<> add_cpus(const vmm::Kvm& kvm);
   Result<> forget_tsc();
+  Result<std::uint64_t> read_tsc() const;  // of CPU 0
+  // kvm-clock when CPU 0's counter shows, or did, `tsc`.
+  Result<std::uint64_t> clock_at(std::uint64_t tsc) const;
+  Result<> set_clock_at(std::uint64_t tsc, std::uint64_t clock_ns);
 
   void live(Cpu& cpu);      // a CPU's thread
   bool rest(Cpu& cpu);      // until it may run; false: it is over

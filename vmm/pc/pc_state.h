@@ -21,7 +21,8 @@ struct ClockSample {
 struct PcState {
   std::vector<vmm::CpuState> cpus;  // each with its local APIC
   kvm_ioapic_state io_apic = {};
-  std::uint64_t clock_ns = 0;  // kvm-clock, by which the guest's monotonic clock goes
+  // kvm-clock, by which the guest's monotonic clock goes, as the CPUs' counters show what they do.
+  std::uint64_t clock_ns = 0;
   SerialState serial;
   std::uint8_t events = 0;  // of power.h, announced and not read yet
   std::vector<virtio::MmioState> virtio;

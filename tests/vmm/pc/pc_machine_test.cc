@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include "tests/kvm_fixture.h"
 #include "vmm/identity.h"
@@ -224,6 +225,30 @@ TEST_F(GenerationTest, TheInterruptWaitsForTheGuest) {
   }
   EXPECT_EQ(requested, 1);
   EXPECT_EQ(state.pc.cpus[0].lapic->regs[kRequested] & 1, 0);
+}
+
+std::uint64_t tsc_of(const pc::LinuxState& state) {
+  for (const kvm_msr_entry& msr : state.pc.cpus[0].msrs) {
+    if (msr.index == 0x10) return msr.data;
+  }
+  ADD_FAILURE() << "no time stamp counter";
+  return 0;
+}
+
+// The middle of many, since each may be interrupted in between.
+TEST_F(GenerationTest, KvmClockAndTheCounterGoOnAsAPair) {
+  const auto booted = linux_machine();
+  const double khz = static_cast<double>(booted->pc().tsc_khz().value());
+  std::vector<double> apart_ns;
+  for (int i = 0; i < 21; ++i) {
+    const pc::LinuxState before = state_of(*booted);
+    const pc::LinuxState after = state_of(*clone_of(before, "a new generation"));
+    const double ticks = static_cast<double>(tsc_of(after) - tsc_of(before));
+    const double ns = static_cast<double>(after.pc.clock_ns - before.pc.clock_ns);
+    apart_ns.push_back(std::abs(ns - ticks / khz * 1e6));
+  }
+  std::ranges::sort(apart_ns);
+  EXPECT_LT(apart_ns[10], 125e3) << "what a kernel lets pass";
 }
 
 // mov dword [0x300], INIT to all others; the same with SIPI, at vector 2: 0x2000.
