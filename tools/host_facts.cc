@@ -40,4 +40,11 @@ Result<vmm::Probe> probe_kvm(const vmm::Kvm& kvm) {
   return vmm::probe_host(kvm, image);
 }
 
+Error with_hosts_part(const vmm::Kvm& kvm, Error what) {
+  if (what.code != Code::kDeadline) return what;
+  const Result<vmm::Probe> probe = probe_kvm(kvm);
+  const bool emulated = probe && probe->kind == vmm::HostKind::kRing3Only;
+  return emulated ? within(kKernelsEmulated, std::move(what)) : what;
+}
+
 }  // namespace volt::tools

@@ -64,20 +64,6 @@ Result<LinuxRequest> linux_request(const Arguments& arguments, bool with_agent) 
   return request;
 }
 
-namespace {
-
-// A boot that was not done in time may be this host's fault.
-Error with_hosts_part(const vmm::Kvm& kvm, Error what) {
-  if (what.code != Code::kDeadline) return what;
-  const Result<vmm::Probe> probe = probe_kvm(kvm);
-  if (probe && probe->kind == vmm::HostKind::kRing3Only) {
-    what.context += "; " + std::string(kKernelsEmulated);
-  }
-  return what;
-}
-
-}  // namespace
-
 Result<pc::LinuxBoot> boot_linux(const vmm::Kvm& kvm, const LinuxRequest& request,
                                  vmm::Deadline deadline) {
   pc::LinuxBoot boot = VOLT_TRY(pc::prepare_linux(kvm, request.config));
@@ -87,7 +73,7 @@ Result<pc::LinuxBoot> boot_linux(const vmm::Kvm& kvm, const LinuxRequest& reques
   const Result<agent_abi::Ready> ready = boot.machine->agent().wait_until_ready(deadline);
   if (!ready && ready.error().code == Code::kInterrupted) return std::unexpected(ready.error());
   if (!ready) {
-    return std::unexpected(boot.machine->explained(with_hosts_part(kvm, ready.error())));
+    return std::unexpected(with_hosts_part(kvm, boot.machine->explained(ready.error())));
   }
   boot.phases.userspace_us = (vmm::monotonic_clock_ns() - boot.started_ns) / 1000;
   return boot;

@@ -5,6 +5,7 @@
 #include "tools/balloon.h"
 #include "tools/context.h"
 #include "tools/guest_command.h"
+#include "tools/host_facts.h"
 #include "tools/linux_guest.h"
 #include "tools/output.h"
 #include "tools/restore_report.h"
@@ -36,6 +37,13 @@ Result<snapshot::Restored> restore_frozen(const vmm::Kvm& kvm, const snapshot::S
   return snapshot::restore(kvm, store, reference, options);
 }
 
+Result<agent_abi::Resumed> resume(const vmm::Kvm& kvm, snapshot::Restored& restored,
+                                  const Arguments& arguments, vmm::Deadline deadline) {
+  auto resumed = snapshot::resume_linux(restored, arguments.get("--hostname"), deadline);
+  if (resumed) return resumed;
+  return std::unexpected(with_hosts_part(kvm, std::move(resumed).error()));
+}
+
 }  // namespace
 
 Result<bool> is_linux_snapshot(const snapshot::Store& store, const snapshot::Reference& reference) {
@@ -51,7 +59,7 @@ Result<snapshot::Restored> restore_linux(const vmm::Kvm& kvm, const snapshot::St
   snapshot::RestoreOptions options = VOLT_TRY(restore_options(arguments));
   options.hot_set = snapshot::HotSetMode::kOff;
   snapshot::Restored restored = VOLT_TRY(restore_frozen(kvm, store, reference, options, arguments));
-  VOLT_TRY(snapshot::resume_linux(restored, arguments.get("--hostname"), deadline));
+  VOLT_TRY(resume(kvm, restored, arguments, deadline));
   return restored;
 }
 
@@ -75,8 +83,7 @@ Result<int> run_from(const Arguments& arguments) {
   const snapshot::HotSetMode hot_set = options.hot_set;
   snapshot::Restored restored =
       VOLT_TRY(restore_frozen(opened.kvm, store, reference, std::move(options), arguments));
-  const agent_abi::Resumed resumed =
-      VOLT_TRY(snapshot::resume_linux(restored, arguments.get("--hostname"), deadline));
+  const agent_abi::Resumed resumed = VOLT_TRY(resume(opened.kvm, restored, arguments, deadline));
   snapshot::Sandbox& sandbox = *restored.sandbox;
   const std::optional<Given> given =
       VOLT_TRY(fill_balloon(arguments, *sandbox.linux_machine(), deadline));

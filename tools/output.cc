@@ -43,10 +43,13 @@ const CodeWords& words_of(Code code) {
   return kCodes[0];
 }
 
-// Whether a command's first operand names a snapshot.
-bool takes_reference(std::string_view command) {
-  return command == "call" || (command.starts_with("snapshot ") && command != "snapshot create" &&
-                               command != "snapshot load");
+// Of the snapshot that a command was given, if it was.
+std::string reference_of(std::string_view command, const Arguments& arguments) {
+  if (command == "run" || command == "snapshot create") return arguments.get("--from");
+  if (command == "bench restore") return arguments.get("--ref");
+  const bool first =
+      command == "call" || (command.starts_with("snapshot ") && command != "snapshot load");
+  return first && !arguments.positional().empty() ? arguments.positional()[0] : "";
 }
 
 // Empty where none was named; a bench starts its own.
@@ -90,19 +93,24 @@ std::string kernel_advice(Code code, std::string_view command) {
   }
 }
 
+constexpr char kHookFailed[] = "agent: hook ";  // as the agent begins it
+
 // Of one kind of guest where the other is wanted, and of a boot.
 std::string guest_advice(const Error& error, std::string_view command, const Arguments& arguments,
                          const std::string& reference) {
   if (error.context.ends_with(snapshot::kIsLinux)) {
-    return "volt run --from " + arguments.get("--ref", reference) + " -- COMMAND";
+    return "volt run --from " + reference + " -- COMMAND";
   }
   if (error.context.ends_with(snapshot::kIsMicro)) {
-    return "volt call " + arguments.get("--from") + " health";
+    return "volt call " + reference + " health";
+  }
+  if (error.context.find(kKernelsEmulated) != std::string::npos) return "volt doctor";
+  if (error.context.find(kHookFailed) != std::string::npos) {
+    return "mend that hook in the guest, and create its snapshot again";
   }
   const bool boots = command == "run" || command == "snapshot create";
   if (!boots || !arguments.has("--kernel")) return "";
   if (error.code == Code::kGuestCrashed) return "volt run with --console, to see all it says";
-  if (error.context.find(kKernelsEmulated) != std::string::npos) return "volt doctor";
   if (error.code != Code::kNotFound) return "";
   const std::string root = arguments.get("--initrd");
   const bool no_root = !root.empty() && error.context.find(root) != std::string::npos;
@@ -115,8 +123,8 @@ std::string advice(const Error& error, std::string_view command, const Arguments
     const std::string text = kernel_advice(error.code, command);
     if (!text.empty()) return text;
   }
-  const bool named = takes_reference(command) && !arguments.positional().empty();
-  const std::string reference = named ? arguments.positional()[0] : "REF";
+  const std::string given = reference_of(command, arguments);
+  const std::string reference = given.empty() ? "REF" : given;
   const std::string for_guest = guest_advice(error, command, arguments, reference);
   if (!for_guest.empty()) return for_guest;
   const std::string socket = pager_socket(command, arguments);
@@ -126,6 +134,9 @@ std::string advice(const Error& error, std::string_view command, const Arguments
     case Code::kNotFound:
       return advice_where(error, command, arguments, reference);
     case Code::kConflict:
+      if (error.context.find(arguments.get("--vsock", "?") + " exists") != std::string::npos) {
+        return "another --vsock, or remove that file";
+      }
       if (command == "pager") return "volt pager --stats, with the same --socket";
       if (command == "snapshot create" || command == "snapshot load") {
         return "the same command with --replace, or another --name";
@@ -134,7 +145,7 @@ std::string advice(const Error& error, std::string_view command, const Arguments
       if (command == "snapshot pack")
         return "volt snapshot restore " + reference + " --hotset record";
       // What a loader cannot do with a snapshot follows from how it is stored.
-      if (command == "call" || command == "snapshot restore") {
+      if (command == "call" || command == "snapshot restore" || arguments.has("--loader")) {
         return "volt snapshot unpack " + reference;
       }
       return "volt snapshot ls";
@@ -155,7 +166,7 @@ std::string advice(const Error& error, std::string_view command, const Arguments
     case Code::kInterrupted:
       return "the same command again";
     case Code::kGuestCrashed:  // by itself, or because its memory is not what was captured
-      return named ? "volt snapshot verify --deep " + reference : "volt doctor";
+      return given.empty() ? "volt doctor" : "volt snapshot verify --deep " + given;
     case Code::kSystem:
       return "volt doctor";
   }

@@ -19,7 +19,8 @@ std::vector<std::byte> frame_of(Type type, const T& payload) {
 }
 
 std::unexpected<Error> error_of(const AgentFailure& failure) {
-  const Code code = failure.stage == agent_abi::Stage::kHook ? Code::kConflict : Code::kSystem;
+  using agent_abi::Stage;
+  const Code code = failure.stage == Stage::kRequest ? Code::kSystem : Code::kGuestCrashed;
   return std::unexpected(Error{code, failure.error, "agent: " + failure.text});
 }
 

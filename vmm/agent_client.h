@@ -97,9 +97,9 @@ class AgentExec {
 // Each is one session. The guest's own limits end a little before the deadline, so that it can say
 // what was late; without a deadline they are a minute.
 Result<agent_abi::Ready> receive_ready(AgentConnection connection, Deadline deadline);
+// kGuestCrashed: it could not, or one of its hooks failed; it runs on.
 Result<agent_abi::Frozen> freeze_guest(AgentConnection connection, Deadline deadline);
-// kConflict: the guest runs, and one of its hooks failed. kHostUnable: it runs, and its clock is
-// wrong. After any other failure it is frozen.
+// kGuestCrashed: it failed at its part, or one of its hooks did. kHostUnable: its clock is wrong.
 Result<agent_abi::Resumed> resume_guest(AgentConnection connection, const AgentIdentity& identity,
                                         Deadline deadline);
 // Returns once the guest has begun; that it ends is for its machine to say.

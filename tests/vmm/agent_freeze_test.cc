@@ -185,7 +185,7 @@ TEST_F(AgentFreezeTest, AResumeThatFailsThawsNothingAndMayComeAgain) {
   write_file(agent_.folder() / "run/volt", "in the way");
   const auto failed = resume();
   ASSERT_FALSE(failed);
-  EXPECT_EQ(failed.error().code, Code::kSystem);
+  EXPECT_EQ(failed.error().code, Code::kGuestCrashed);
   EXPECT_NE(failed.error().context.find("/run/volt/generation"), std::string::npos)
       << failed.error().context;
   EXPECT_TRUE(is_frozen());
@@ -315,7 +315,7 @@ TEST_F(AgentFreezeTest, AHookThatFailsAfterTheThawIsToldApart) {
   ASSERT_TRUE(freeze());
   const auto resumed = resume();
   ASSERT_FALSE(resumed);
-  EXPECT_EQ(resumed.error().code, Code::kConflict) << "the guest runs";
+  EXPECT_EQ(resumed.error().code, Code::kGuestCrashed);
   EXPECT_EQ(resumed.error().context, "agent: hook 10-no was killed by signal 9");
   EXPECT_TRUE(runs());
 }

@@ -16,7 +16,7 @@ enum class Code {
   kNotFound,      // a named thing is absent
   kConflict,      // a named thing exists already, or is in the wrong state
   kHostUnable,    // this machine or this user cannot run virtual machines
-  kGuestCrashed,  // the guest stopped by its own fault
+  kGuestCrashed,  // the guest stopped by its own fault, or failed at what it had to do
   kPageLost,      // a page of guest memory could not be had
   kDeadline,      // the time given ran out
   kInterrupted,   // the user asked us to stop
