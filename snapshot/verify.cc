@@ -109,7 +109,7 @@ Result<std::vector<std::string>> find_strays(const Store& store) {
   std::vector<std::string> strays;
   std::map<std::string, Reference> named;
   for (const std::string& entry : VOLT_TRY(directory_entries(store.path()))) {
-    if (entry != "snapshots" && entry != "names" && entry != "packs") {
+    if (entry != "snapshots" && entry != "names" && entry != "packs" && entry != "kernels") {
       strays.push_back(entry + ": not ours");
     }
   }

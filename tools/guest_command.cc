@@ -139,15 +139,24 @@ class Session {
   bool done_ = false, signalled_ = false, input_ended_ = false;
 };
 
+vmm::AgentCommand asked_of(const GuestCommand& command) {
+  vmm::AgentCommand asked = {
+      .arguments = command.words, .variables = command.variables, .directory = command.directory};
+  if (command.tty) asked.terminal = terminal_size();
+  return asked;
+}
+
 }  // namespace
+
+Result<> check_command(const GuestCommand& command) {
+  static_cast<void>(VOLT_TRY(vmm::encode_exec(asked_of(command))));
+  return {};
+}
 
 Result<GuestExit> run_in_guest(vmm::AgentConnection agent, const GuestCommand& command,
                                vmm::Deadline deadline) {
   const int machine_ended = agent.machine_ended;
-  vmm::AgentCommand asked = {
-      .arguments = command.words, .variables = command.variables, .directory = command.directory};
-  if (command.tty) asked.terminal = terminal_size();
-  vmm::AgentExec exec = VOLT_TRY(vmm::AgentExec::start(std::move(agent), asked));
+  vmm::AgentExec exec = VOLT_TRY(vmm::AgentExec::start(std::move(agent), asked_of(command)));
   const std::optional<RawTerminal> raw = command.tty ? RawTerminal::begin() : std::nullopt;
   Session session(std::move(exec), machine_ended, command.alone);
   return session.run(deadline);

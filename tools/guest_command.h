@@ -17,12 +17,14 @@ struct GuestCommand {
   bool alone = false;  // without input, and all its output is talk (stderr)
 };
 
-// Its exit code, as a shell tells it. SIGINT and SIGTERM are passed on to it. `first_byte_ns` is
-// when its first output came (CLOCK_MONOTONIC), 0 if there was none.
+// Its exit code, as a shell tells it. Signals that ask to stop are passed on to it. `first_byte_ns`
+// is when its first output came (CLOCK_MONOTONIC), 0 if there was none.
 struct GuestExit {
   int code = 0;
   std::uint64_t first_byte_ns = 0;
 };
+// Before a guest is there for it: kInvalid for what no guest can run.
+Result<> check_command(const GuestCommand& command);
 Result<GuestExit> run_in_guest(vmm::AgentConnection agent, const GuestCommand& command,
                                vmm::Deadline deadline);
 

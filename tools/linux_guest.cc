@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sys/mman.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "tools/balloon.h"
@@ -22,6 +23,7 @@ namespace volt::tools {
 namespace {
 
 Result<Mapping> map_file(const std::string& path) {
+  if (std::filesystem::is_directory(path)) return fail(Code::kInvalid, path + " is a directory");
   const Fd fd = VOLT_TRY(open_at(AT_FDCWD, path.c_str(), O_RDONLY));
   const std::uint64_t bytes = VOLT_TRY(file_size(fd, path));
   if (bytes == 0) return fail(Code::kCorrupt, path + ": empty");
@@ -96,22 +98,27 @@ Result<GuestExit> run_console(pc::LinuxBoot& boot, bool console, std::uint64_t g
   return GuestExit{.code = 0, .first_byte_ns = attended->first_byte_ns};
 }
 
+constexpr std::uint32_t kGraceMs = 1'000;
+
+void wait_for_end(const pc::LinuxMachine& machine, vmm::Deadline deadline) {
+  pollfd ended = {machine.pc().ended().get(), POLLIN, 0};
+  while (!deadline.passed() && ::poll(&ended, 1, deadline.poll_ms()) == 0) {
+  }
+}
+
 // The guest is asked to end; one that does not is ended all the same.
 void shut_down(pc::LinuxMachine& machine) {
-  constexpr std::uint32_t kGraceMs = 1'000;
   const vmm::Deadline soon = vmm::Deadline::in_ms(3 * kGraceMs);
   Result<vmm::AgentConnection> agent = machine.agent().connect();
   if (!agent || !vmm::shut_down_guest(*std::move(agent), {.grace_ms = kGraceMs}, soon)) return;
-  pollfd ended = {machine.pc().ended().get(), POLLIN, 0};
-  while (!soon.passed() && ::poll(&ended, 1, soon.poll_ms()) == 0) {
-  }
+  wait_for_end(machine, soon);
 }
 
 Result<GuestExit> run_command(pc::LinuxBoot& boot, const Arguments& arguments,
                               vmm::Deadline deadline) {
   vmm::AgentConnection agent = VOLT_TRY(boot.machine->agent().connect());
   const Result<GuestExit> exit = run_in_guest(std::move(agent), guest_command(arguments), deadline);
-  if (!exit) return std::unexpected(boot.machine->explained(exit.error()));
+  if (!exit) return std::unexpected(explain_command(*boot.machine, exit.error()));
   shut_down(*boot.machine);
   return exit;
 }
@@ -125,12 +132,24 @@ GuestCommand guest_command(const Arguments& arguments) {
           .tty = arguments.has("--tty")};
 }
 
+Error explain_command(pc::LinuxMachine& machine, Error what) {
+  if (what.code != Code::kGuestCrashed) return what;
+  wait_for_end(machine, vmm::Deadline::in_ms(kGraceMs));  // it hangs up first
+  const auto outcome = machine.pc().outcome();
+  if (!outcome || !*outcome) return machine.explained(std::move(what));
+  const bool reset = **outcome == pc::Pc::End::kReset;
+  what.context = std::string("the guest ") + (reset ? "reset itself" : "switched itself off") +
+                 " before the command was done";
+  return what;
+}
+
 Result<int> run_linux(const Arguments& arguments) {
   const std::uint64_t begun_ns = process_begun_ns();
   const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
   const bool command = !arguments.positional().empty();
   const bool console = !command && arguments.has("--console");
   const std::uint64_t grace_s = VOLT_TRY(grace_seconds(arguments));
+  if (command) VOLT_TRY(check_command(guest_command(arguments)));
   LinuxRequest request = VOLT_TRY(linux_request(arguments, command));
   request.config.machine.show_console = console;
   const OpenedKvm opened = VOLT_TRY(open_kvm(begun_ns));

@@ -46,6 +46,9 @@ inline constexpr Option kEnvOption = {"--env", "NAME=VALUE", "for the command; m
 inline constexpr Option kWorkdirOption = {"--workdir", "DIR", "where the command runs (/)"};
 inline constexpr Option kTtyOption = {"--tty", "", "the command has a terminal: yours"};
 GuestCommand guest_command(const Arguments& arguments);
+// Why there is no exit code: by the machine where the guest is to blame. One that takes its time is
+// not.
+Error explain_command(pc::LinuxMachine& machine, Error what);
 
 // `volt run --kernel`.
 Result<int> run_linux(const Arguments& arguments);

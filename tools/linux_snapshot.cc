@@ -76,6 +76,7 @@ Result<int> run_from(const Arguments& arguments) {
   const std::uint64_t begun_ns = process_begun_ns();
   const auto reference = VOLT_TRY(snapshot::Reference::parse(arguments.get("--from")));
   if (arguments.positional().empty()) return fail(Code::kInvalid, "a command is missing: -- CMD");
+  VOLT_TRY(check_command(guest_command(arguments)));
   const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
   const snapshot::Store store = VOLT_TRY(restore_store(arguments));
   const OpenedKvm opened = VOLT_TRY(open_kvm(begun_ns));
@@ -90,7 +91,8 @@ Result<int> run_from(const Arguments& arguments) {
   vmm::AgentConnection agent = VOLT_TRY(sandbox.linux_machine()->agent().connect());
   const Result<GuestExit> exit = run_in_guest(std::move(agent), guest_command(arguments), deadline);
   if (!exit) {
-    return std::unexpected(sandbox.explained(sandbox.linux_machine()->explained(exit.error())));
+    return std::unexpected(
+        sandbox.explained(explain_command(*sandbox.linux_machine(), exit.error())));
   }
   progress("restored: " + phases_line(phases_json(opened, restored.phases)));
   VOLT_TRY(keep_recording(store, restored, hot_set));
@@ -98,8 +100,11 @@ Result<int> run_from(const Arguments& arguments) {
     VOLT_TRY(write_report(arguments.get("--report"),
                           report_json(reference, restored, resumed, opened, given, *exit)));
   }
-  // The kernel takes the VM down with the process; waiting for it would only cost time.
-  [[maybe_unused]] const snapshot::Sandbox* left = restored.sandbox.release();
+  // The kernel takes the VM down with the process; waiting for it would only cost time. It leaves
+  // the socket's name, though.
+  if (!arguments.has("--vsock")) {
+    [[maybe_unused]] const snapshot::Sandbox* left = restored.sandbox.release();
+  }
   return exit->code;
 }
 

@@ -62,6 +62,7 @@ std::string advice_where(const Error& error, std::string_view command, const Arg
                          const std::string& reference) {
   if (command == "bench linux")
     return arguments.has("--kernel") ? "volt kernel ls" : "volt kernel fetch";
+  if (command == "snapshot load") return "volt snapshot load --help";
   // A pager that is there and has no such snapshot makes no system call fail.
   const bool nobody_listens = error.sys_errno != 0;
   const std::string socket = pager_socket(command, arguments);
@@ -95,6 +96,18 @@ std::string kernel_advice(Code code, std::string_view command) {
 
 constexpr char kHookFailed[] = "agent: hook ";  // as the agent begins it
 
+// Whether it is about a file that is named for the guest or for the report.
+bool is_about_a_file(const Error& error, const Arguments& arguments) {
+  for (const char* option : {"--initrd", "--report"}) {
+    const std::string name = " " + arguments.get(option);
+    const std::string text = " " + error.context;
+    for (const char* end : {":", " is a directory"}) {
+      if (arguments.has(option) && text.find(name + end) != std::string::npos) return true;
+    }
+  }
+  return false;
+}
+
 // Of one kind of guest where the other is wanted, and of a boot.
 std::string guest_advice(const Error& error, std::string_view command, const Arguments& arguments,
                          const std::string& reference) {
@@ -109,12 +122,11 @@ std::string guest_advice(const Error& error, std::string_view command, const Arg
     return "mend that hook in the guest, and create its snapshot again";
   }
   const bool boots = command == "run" || command == "snapshot create";
+  if (boots && is_about_a_file(error, arguments)) return "volt " + std::string(command) + " --help";
   if (!boots || !arguments.has("--kernel")) return "";
   if (error.code == Code::kGuestCrashed) return "volt run with --console, to see all it says";
-  if (error.code != Code::kNotFound) return "";
-  const std::string root = arguments.get("--initrd");
-  const bool no_root = !root.empty() && error.context.find(root) != std::string::npos;
-  return no_root ? "volt " + std::string(command) + " --help" : "volt kernel ls";
+  const bool of_kernel = error.code == Code::kNotFound || error.code == Code::kCorrupt;
+  return of_kernel ? "volt kernel ls" : "";
 }
 
 // The next command to type, with the real name in it; never the one that just failed.

@@ -42,14 +42,18 @@ void add_listed(const snapshot::Store& store, const snapshot::ListedSnapshot& sn
   }
 }
 
-std::string line_of(const nlohmann::ordered_json& item, std::size_t name_width) {
-  std::string line = padded(item["name"].get<std::string>(), name_width) +
+struct Widths {
+  std::size_t name = 20, guest = 8;
+};
+
+std::string line_of(const nlohmann::ordered_json& item, Widths widths) {
+  std::string line = padded(item["name"].get<std::string>(), widths.name) +
                      item["digest"].get<std::string>().substr(7, 12) + "  ";
   if (item.contains("error")) return line + "damaged: " + item["error"].get<std::string>() + "\n";
   const auto size = [&](const char* key) { return human_size(item[key].get<std::uint64_t>()); };
   const std::string memory =
       size("unique_bytes") + " + " + size("shared_bytes") + " / " + size("apparent_bytes");
-  return line + padded(item["workload"].get<std::string>(), 8) +
+  return line + padded(item["workload"].get<std::string>(), widths.guest) +
          padded(item["storage"].get<std::string>(), 6) + padded(memory, 30) +
          age_of(item["created_unix_ns"].get<std::uint64_t>()) + "\n";
 }
@@ -70,11 +74,15 @@ Result<int> list(const Arguments& arguments) {
     VOLT_TRY(print_text("no snapshots; make one:  volt snapshot create --name demo\n"));
     return 0;
   }
-  std::size_t width = 20;
-  for (const auto& item : items) width = std::max(width, item["name"].get<std::string>().size());
-  std::string text = padded("NAME", width) + padded("DIGEST", 12) + padded("GUEST", 8) +
-                     padded("STORE", 6) + padded("MEMORY own + shared / virtual", 30) + "AGE\n";
-  for (const auto& item : items) text += line_of(item, width);
+  Widths widths;
+  for (const auto& item : items) {
+    widths.name = std::max(widths.name, item["name"].get<std::string>().size());
+    widths.guest = std::max(widths.guest, item.value("workload", "").size());
+  }
+  std::string text = padded("NAME", widths.name) + padded("DIGEST", 12) +
+                     padded("GUEST", widths.guest) + padded("STORE", 6) +
+                     padded("MEMORY own + shared / virtual", 30) + "AGE\n";
+  for (const auto& item : items) text += line_of(item, widths);
   VOLT_TRY(print_text(text));
   return 0;
 }

@@ -29,7 +29,7 @@ Result<std::vector<RegionLayout>> ram_layout(std::uint64_t ram_bytes) {
   }
   if (ram_bytes > guest_abi::kMaxRamBytes) {
     return fail(Code::kInvalid, "memory size " + std::to_string(ram_bytes) +
-                                    " is more than the 16 GiB that a micro guest can address");
+                                    " is more than the 16 GiB that a guest can have");
   }
   const std::uint64_t low = std::min(ram_bytes, guest_abi::kLowRamEnd);
   std::vector<RegionLayout> layout = {{.guest_base = 0, .bytes = low}};
@@ -92,7 +92,7 @@ Result<> GuestMemory::write(std::uint64_t address, std::span<const std::byte> fr
   return guarded_copy(VOLT_TRY(at(address, from.size())), from);
 }
 
-bool GuestMemory::has_room_for(std::uint64_t begin, std::uint64_t end) const {
+bool GuestMemory::remember_hole(std::uint64_t begin, std::uint64_t end) const {
   // Where nothing of a file is shown a hole is like what is around it.
   if (std::ranges::all_of(regions_, [](const auto& each) { return each.backed.empty(); })) {
     return true;
@@ -126,7 +126,7 @@ Result<> GuestMemory::clear(std::span<std::byte> pages) const {
 Result<bool> GuestMemory::discard(std::uint64_t address, std::uint64_t bytes) const {
   const std::span<std::byte> pages = VOLT_TRY(at(address, bytes));
   constexpr int kHow = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
-  if (!has_room_for(address, address + bytes) ||
+  if (!remember_hole(address, address + bytes) ||
       ::mmap(pages.data(), pages.size(), PROT_READ | PROT_WRITE, kHow, -1, 0) == MAP_FAILED) {
     VOLT_TRY(clear(pages));
     return false;

@@ -74,7 +74,8 @@ class GuestMemory {
     std::mutex mutex;
     std::map<std::uint64_t, std::uint64_t> ranges;
   };
-  bool has_room_for(std::uint64_t begin, std::uint64_t end) const;
+  // False: there is no room for one more.
+  bool remember_hole(std::uint64_t begin, std::uint64_t end) const;
   Result<> clear(std::span<std::byte> pages) const;
 
   std::vector<Region> regions_;

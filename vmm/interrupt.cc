@@ -112,6 +112,10 @@ int Deadline::poll_ms() const {
 void stop_on_signals() {
   handle(SIGINT, on_stop, 0);
   handle(SIGTERM, on_stop, 0);
+  struct sigaction hangup = {};
+  if (::sigaction(SIGHUP, nullptr, &hangup) == 0 && hangup.sa_handler != SIG_IGN) {  // not nohup(1)
+    handle(SIGHUP, on_stop, 0);
+  }
 }
 
 bool stop_requested() {

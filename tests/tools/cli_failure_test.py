@@ -25,6 +25,8 @@ class NotThereTest(CliTest):
                 self.assertIn("demo:latest", error["message"], "says what there is instead")
                 self.assertEqual(error["fix"], ["volt snapshot ls"])
         self.refused(3, "call", "sha256:" + "0" * 64, "health")
+        error = self.refused(3, "snapshot", "load", str(self.folder / "no.vsnap"), "--name", "a")
+        self.assertEqual(error["fix"], ["volt snapshot load --help"])
         self.refused(3, "call", "demo:other", "health")
 
     def test_exit_1_where_the_data_directory_cannot_be(self):

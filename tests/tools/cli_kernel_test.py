@@ -209,8 +209,30 @@ class StoreTest(KernelTest):
             error = self.refused(3, *words, "--kernel", "trixie", saying="trixie")
             self.assertEqual(error["fix"], ["volt kernel ls"])
 
+    def test_files_that_cannot_be_booted_are_told_apart(self):
+        kernel, empty = self.file("kernel", vmlinux()), self.file("empty", b"")
+        folder = str(self.folder)
+        for code, words, saying, fix in (
+                (7, f"--kernel {self.file('words', b'no kernel')}", "neither", "volt kernel ls"),
+                (7, f"--kernel {empty}", "empty", "volt kernel ls"),
+                (2, f"--kernel {folder}", f"{folder} is a directory", "volt run --help"),
+                (7, f"--kernel {kernel} --initrd {empty}", "empty", "volt run --help"),
+                (3, f"--kernel {kernel} --initrd {folder}/none", "none", "volt run --help")):
+            with self.subTest(words=words):
+                error = self.refused(code, "run", *words.split(), "--", "true", saying=saying)
+                self.assertEqual(error["fix"], [fix])
+
+    def test_a_command_that_cannot_be_comes_before_the_boot(self):
+        kernel = self.file("kernel", vmlinux(code=b"\xeb\xfe"))
+        for words, saying in ((("--env", "FOO", "--", "true"), "no NAME=VALUE"),
+                              (("--", ""), "no program")):
+            error = self.refused(2, "run", "--kernel", str(kernel), "--timeout", "60", *words,
+                                 saying=saying)
+            self.assertNotIn("CPU 0", error["message"])
+
     def test_one_that_is_not_there_names_those_that_are(self):
         self.import_it("here")
+        self.assertEqual(self.document("snapshot", "verify")["strays"], [])
         error = self.refused(3, "kernel", "rm", "there", saying="here")
         self.assertEqual(error["fix"], ["volt kernel ls"])
 

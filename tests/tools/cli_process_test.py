@@ -87,11 +87,20 @@ class InterruptTest(CliTest):
             with self.subTest(words=words):
                 self.assert_stopped(StoppedCommand(self, "50 of 100000", *words).outcome)
 
-    def test_terminate_is_as_good_as_interrupt(self):
+    def test_terminate_and_hangup_are_as_good_as_interrupt(self):
         self.create("demo")
-        stopped = StoppedCommand(self, "50 of", "snapshot", "restore", "demo", "--count", "100000",
-                                 signals=(signal.SIGTERM,))
-        self.assert_stopped(stopped.outcome, by=signal.SIGTERM)
+        for by in (signal.SIGTERM, signal.SIGHUP):
+            stopped = StoppedCommand(self, "50 of", "snapshot", "restore", "demo", "--count",
+                                     "100000", signals=(by,))
+            self.assert_stopped(stopped.outcome, by=by)
+
+    def test_hangup_is_ignored_where_it_was_before(self):
+        self.create("demo")
+        told = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self.addCleanup(signal.signal, signal.SIGHUP, told)
+        stopped = StoppedCommand(self, "50 of", "snapshot", "restore", "demo", "--count", "500",
+                                 signals=(signal.SIGHUP,))
+        self.assertEqual(stopped.outcome.code, 0, str(stopped.outcome))
 
     def test_a_stopped_bench_takes_its_own_snapshot_away(self):
         self.assert_stopped(StoppedCommand(self, "50 of", "bench", "restore", "-n", "100000",

@@ -1,12 +1,14 @@
 #include "vmm/virtio/vsock_sockets.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <string_view>
 
 namespace volt::virtio {
@@ -34,6 +36,25 @@ Result<Fd> stream() {
   return socket;
 }
 
+// Processes that bind in one directory take turns, so that none takes another's socket, not
+// listened at yet, for one that was left.
+Result<Fd> lock_directory_of(const std::string& path) {
+  const std::string parent = std::filesystem::path(path).parent_path();
+  const std::string directory = parent.empty() ? "." : parent;
+  Fd lock(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!lock.valid()) return sys_error("open", directory);
+  if (::flock(lock.get(), LOCK_EX) != 0) return sys_error("flock", directory);
+  return lock;
+}
+
+// A socket that a killed process left at the path; whatever else is there stays.
+bool was_left(const std::string& path) {
+  std::error_code unknown;
+  if (!std::filesystem::is_socket(std::filesystem::symlink_status(path, unknown))) return false;
+  const Result<Fd> live = connect_to_path(path);
+  return !live && live.error().sys_errno == ECONNREFUSED;
+}
+
 }  // namespace
 
 PathListener::Name::~Name() {
@@ -46,9 +67,13 @@ Result<PathListener> PathListener::bind(const std::string& path) {
   Fd socket = VOLT_TRY(stream());
   Fd spare(::open("/dev/null", O_RDONLY | O_CLOEXEC));
   if (!spare.valid()) return sys_error("open", "/dev/null");
-  if (::bind(socket.get(), generic(address), sizeof address) != 0) {
-    if (errno == EADDRINUSE) return fail(Code::kConflict, path + " exists");
-    return sys_error("bind", path);
+  const Fd lock = VOLT_TRY(lock_directory_of(path));
+  const auto bound = [&] { return ::bind(socket.get(), generic(address), sizeof address) == 0; };
+  if (!bound()) {
+    if (errno != EADDRINUSE) return sys_error("bind", path);
+    if (!was_left(path)) return fail(Code::kConflict, path + " exists");
+    if (::unlink(path.c_str()) != 0) return sys_error("unlink", path);
+    if (!bound()) return sys_error("bind", path);
   }
   Name name(path);
   if (::listen(socket.get(), SOMAXCONN) != 0) return sys_error("listen", path);

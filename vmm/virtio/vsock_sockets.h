@@ -15,7 +15,8 @@ namespace volt::virtio {
 // the directory.
 class PathListener {
  public:
-  // The path, and that of each port, has to fit in a socket's address; nothing is there yet.
+  // The path, and that of each port, has to fit in a socket's address. kConflict: something is
+  // there that is not a socket which a killed process left.
   static Result<PathListener> bind(const std::string& path);
 
   int fd() const { return socket_.get(); }

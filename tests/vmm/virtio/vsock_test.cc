@@ -1,6 +1,12 @@
 #include "vmm/virtio/vsock.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fstream>
+
 #include "tests/vmm/virtio/vsock_guest.h"
+#include "vmm/virtio/vsock_sockets.h"
 
 namespace volt::virtio {
 namespace {
@@ -276,6 +282,26 @@ TEST_F(VsockTest, PathsThatCannotBeAreRefused) {
   }
   device.reset();
   EXPECT_FALSE(std::filesystem::exists(path())) << "the path is given back";
+  std::ofstream(path()) << "a file";
+  EXPECT_EQ(Vsock::create({.guest_cid = 7, .path = path()}).error().code, Code::kConflict);
+  EXPECT_TRUE(std::filesystem::is_regular_file(path()));
+}
+
+TEST_F(VsockTest, ASocketThatAKilledProcessLeftIsTakenOver) {
+  device.reset();
+  const pid_t child = ::fork();
+  if (child == 0) {
+    auto listener = PathListener::bind(path());
+    ::_exit(listener ? 0 : 1);
+  }
+  int status = 1;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_EQ(status, 0);
+  ASSERT_TRUE(std::filesystem::is_socket(path()));
+  const auto mine = PathListener::bind(path());
+  ASSERT_TRUE(mine) << mine.error().context;
+  EXPECT_TRUE(connect_to_path(path()));
+  EXPECT_EQ(PathListener::bind(path()).error().code, Code::kConflict) << "somebody listens";
 }
 
 }  // namespace
