@@ -11,8 +11,10 @@ namespace {
 
 using virtio::Balloon;
 
-// A driver that finds no page tries again after 200 ms; one on a busy host is slow.
+// A driver that finds no page tries again after 200 ms; one on a busy host is slow. One that gives
+// less than a step in all that time has no more to spare: it may go on taking and giving for ever.
 constexpr std::uint64_t kPatienceMs = 5'000;
+constexpr std::uint32_t kStepPages = (1 << 20) / Balloon::kPageBytes;
 // Longer than Linux waits between two rounds of telling what is free.
 constexpr std::uint64_t kStillMs = 2'500;
 constexpr std::uint64_t kMostSettleSeconds = 3'600;
@@ -51,15 +53,25 @@ Result<std::optional<Given>> fill_balloon(const Arguments& arguments, pc::LinuxM
   Balloon& balloon = machine.balloon();
   set_target(balloon, bytes);
   virtio::BalloonState state;
-  for (bool goes_on = true; goes_on;) {
+  vmm::Deadline patience = vmm::Deadline::in_ms(kPatienceMs);
+  for (std::uint32_t nearest = UINT32_MAX;;) {
     const std::uint64_t seen = balloon.changes();
     state = balloon.save();
     if (state.actual_pages == state.target_pages) break;
     if (deadline.passed()) return fail(Code::kDeadline, "--balloon: the guest is not done in time");
-    goes_on = VOLT_TRY(balloon.wait_for_change(seen, vmm::Deadline::in_ms(kPatienceMs)));
+    const auto [few, many] = std::minmax(state.actual_pages, state.target_pages);
+    if (many - few <= nearest - std::min(nearest, kStepPages)) {
+      nearest = many - few;
+      patience = vmm::Deadline::in_ms(kPatienceMs);
+    }
+    if (patience.passed()) break;
+    vmm::Deadline next = patience;
+    next.at_ns = std::min(next.at_ns, deadline.at_ns);
+    static_cast<void>(VOLT_TRY(balloon.wait_for_change(seen, next)));
   }
   const Given given = {bytes, std::uint64_t{state.actual_pages} * Balloon::kPageBytes};
   if (given.given_bytes < bytes) {
+    set_target(balloon, given.given_bytes);  // or its driver goes on taking all that is freed
     std::fprintf(stderr, "--balloon %s: the guest gave %s\n", human_size(bytes).c_str(),
                  human_size(given.given_bytes).c_str());
   }

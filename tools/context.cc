@@ -65,6 +65,10 @@ Result<vmm::Deadline> deadline_of(const Arguments& arguments) {
   return vmm::Deadline::in_ms(seconds * 1000);
 }
 
+Result<vmm::Deadline> limit_of(const Arguments& arguments) {
+  return arguments.has("--timeout") ? deadline_of(arguments) : vmm::Deadline{};
+}
+
 Result<snapshot::BootRequest> boot_request(const Arguments& arguments) {
   snapshot::BootRequest request = {.image = micro_image(), .config = {}};
   vmm::BootConfig& config = request.config;

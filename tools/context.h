@@ -14,6 +14,9 @@ Result<snapshot::Store> open_store();
 
 // --timeout SECONDS, from now; 60 seconds where it was not given.
 Result<vmm::Deadline> deadline_of(const Arguments& arguments);
+// The same for what has its own time: a command, or a console that somebody watches. No limit where
+// it was not given.
+Result<vmm::Deadline> limit_of(const Arguments& arguments);
 inline constexpr Option kTimeoutOption = {"--timeout", "SECONDS",
                                           "how long a guest may take to answer (60)"};
 

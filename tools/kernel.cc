@@ -82,6 +82,9 @@ Result<Kernel> add_kernel(const KernelStore& store, const std::string& name,
   NewKernel kernel = {.name = name, .source = source, .version = {}, .file = file, .modules = {}};
   kernel.version = VOLT_TRY_IN(path, version_of(file));
   if (!modules.empty()) kernel.modules = VOLT_TRY(guest_modules(modules, kernel.version));
+  if (!modules.empty() && kernel.modules.empty()) {
+    return fail(Code::kNotFound, "no module of " + kernel.version + " is in " + modules);
+  }
   VOLT_TRY(store.add(kernel));
   return store.find(name);
 }
@@ -110,6 +113,7 @@ Result<int> import_kernel(const Arguments& arguments) {
   const std::string name = arguments.get("--name");
   if (!arguments.has("--name")) return fail(Code::kInvalid, "--name is missing");
   VOLT_TRY_IN("--name", check_kernel_name(name));
+  if (name == "latest") return fail(Code::kInvalid, "--name: latest is the newest of all");
   const std::string& path = arguments.positional()[0];
   const KernelStore store = VOLT_TRY(KernelStore::open());
   const Kernel kernel = VOLT_TRY(add_kernel(store, name, path, path, arguments.get("--modules")));
@@ -147,7 +151,7 @@ Result<int> list_kernels(const Arguments& arguments) {
                                       std::to_string(each.modules.size()) + "\n"
                                 : "damaged: " + each.damage + "\n";
   }
-  VOLT_TRY(print_text(text + "* runs where no other is named\n"));
+  VOLT_TRY(print_text(text + "* is what --kernel latest means\n"));
   return 0;
 }
 

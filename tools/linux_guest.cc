@@ -138,16 +138,17 @@ Error explain_command(pc::LinuxMachine& machine, Error what) {
   const auto outcome = machine.pc().outcome();
   if (!outcome || !*outcome) return machine.explained(std::move(what));
   const bool reset = **outcome == pc::Pc::End::kReset;
-  what.context = std::string("the guest ") + (reset ? "reset itself" : "switched itself off") +
-                 " before the command was done";
+  what.context =
+      std::string("the guest ") + (reset ? "reset itself" : "switched itself off") + kEndedEarly;
   return what;
 }
 
 Result<int> run_linux(const Arguments& arguments) {
   const std::uint64_t begun_ns = process_begun_ns();
-  const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
   const bool command = !arguments.positional().empty();
   const bool console = !command && arguments.has("--console");
+  const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
+  const vmm::Deadline limit = VOLT_TRY(command || console ? limit_of(arguments) : deadline);
   const std::uint64_t grace_s = VOLT_TRY(grace_seconds(arguments));
   if (command) VOLT_TRY(check_command(guest_command(arguments)));
   LinuxRequest request = VOLT_TRY(linux_request(arguments, command));
@@ -157,8 +158,8 @@ Result<int> run_linux(const Arguments& arguments) {
   const std::optional<Given> given =
       VOLT_TRY(command ? fill_balloon(arguments, *boot.machine, deadline)
                        : ask_for_balloon(arguments, *boot.machine));
-  const GuestExit exit = VOLT_TRY(command ? run_command(boot, arguments, deadline)
-                                          : run_console(boot, console, grace_s, deadline));
+  const GuestExit exit = VOLT_TRY(command ? run_command(boot, arguments, limit)
+                                          : run_console(boot, console, grace_s, limit));
   const nlohmann::ordered_json phases = phases_json(opened, boot.phases_by_now());
   progress("booted: " + phases_line(phases));
   if (arguments.has("--report")) {

@@ -49,6 +49,7 @@ GuestCommand guest_command(const Arguments& arguments);
 // Why there is no exit code: by the machine where the guest is to blame. One that takes its time is
 // not.
 Error explain_command(pc::LinuxMachine& machine, Error what);
+inline constexpr char kEndedEarly[] = " before the command was done";
 
 // `volt run --kernel`.
 Result<int> run_linux(const Arguments& arguments);

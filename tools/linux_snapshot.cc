@@ -78,6 +78,7 @@ Result<int> run_from(const Arguments& arguments) {
   if (arguments.positional().empty()) return fail(Code::kInvalid, "a command is missing: -- CMD");
   VOLT_TRY(check_command(guest_command(arguments)));
   const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
+  const vmm::Deadline limit = VOLT_TRY(limit_of(arguments));
   const snapshot::Store store = VOLT_TRY(restore_store(arguments));
   const OpenedKvm opened = VOLT_TRY(open_kvm(begun_ns));
   snapshot::RestoreOptions options = VOLT_TRY(restore_options(arguments));
@@ -89,7 +90,7 @@ Result<int> run_from(const Arguments& arguments) {
   const std::optional<Given> given =
       VOLT_TRY(fill_balloon(arguments, *sandbox.linux_machine(), deadline));
   vmm::AgentConnection agent = VOLT_TRY(sandbox.linux_machine()->agent().connect());
-  const Result<GuestExit> exit = run_in_guest(std::move(agent), guest_command(arguments), deadline);
+  const Result<GuestExit> exit = run_in_guest(std::move(agent), guest_command(arguments), limit);
   if (!exit) {
     return std::unexpected(
         sandbox.explained(explain_command(*sandbox.linux_machine(), exit.error())));

@@ -9,6 +9,7 @@
 
 #include "snapshot/restore.h"
 #include "tools/host_facts.h"
+#include "tools/linux_guest.h"
 #include "vmm/interrupt.h"
 #include "vmm/os/file.h"
 
@@ -121,9 +122,18 @@ std::string guest_advice(const Error& error, std::string_view command, const Arg
   if (error.context.find(kHookFailed) != std::string::npos) {
     return "mend that hook in the guest, and create its snapshot again";
   }
+  if (error.context.starts_with("--after ") && error.code == Code::kGuestCrashed) {
+    return "the same command with another --after";
+  }
   const bool boots = command == "run" || command == "snapshot create";
   if (boots && is_about_a_file(error, arguments)) return "volt " + std::string(command) + " --help";
+  if (boots && error.context.find(kEndedEarly) != std::string::npos) {
+    return "a command that leaves the guest running";
+  }
   if (!boots || !arguments.has("--kernel")) return "";
+  if (error.code == Code::kGuestCrashed && command == "run" && arguments.positional().empty()) {
+    return "a command behind --; or --console, to see all that the guest's own init says";
+  }
   if (error.code == Code::kGuestCrashed) return "volt run with --console, to see all it says";
   const bool of_kernel = error.code == Code::kNotFound || error.code == Code::kCorrupt;
   return of_kernel ? "volt kernel ls" : "";

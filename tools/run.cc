@@ -1,4 +1,5 @@
 // volt run: boots a guest, calls it once, prints, ends.
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "tools/balloon.h"
@@ -15,10 +16,12 @@
 namespace volt::tools {
 namespace {
 
+constexpr Option kRunTimeoutOption = {
+    "--timeout", "SECONDS", "how long a guest may take (60; a Linux guest's command: no limit)"};
 constexpr Option kRunOptions[] = {
     kWorkloadOption,   kMemoryOption,
     kWorkingSetOption, kSeedOption,
-    kTimeoutOption,    kKernelOption,
+    kRunTimeoutOption, kKernelOption,
     kInitrdOption,     kCmdlineOption,
     kCpusOption,       kCpuTemplateOption,
     kBootOption,       kProbeKeyboardOption,
@@ -38,6 +41,17 @@ nlohmann::ordered_json phases_json(const vmm::BootPhases& phases) {
           {"state", phases.state_us},
           {"run", phases.run_us},
           {"total", phases.total_us()}};
+}
+
+// Before a guest does anything that nobody would hear of.
+Result<> check_report(const std::string& path) {
+  std::error_code unknown;
+  const std::filesystem::path parent = std::filesystem::path(path).parent_path();
+  if (std::filesystem::is_directory(path, unknown)) {
+    return fail(Code::kInvalid, path + " is a directory");
+  }
+  if (parent.empty() || std::filesystem::is_directory(parent, unknown)) return {};
+  return fail(Code::kInvalid, "--report " + path + ": there is no such directory");
 }
 
 // Options that would change nothing are mistakes.
@@ -61,6 +75,9 @@ Result<> check_options(const Arguments& arguments) {
   if (boots && !command) {
     VOLT_TRY(refuse({"--env", "--workdir", "--tty"}, arguments, ": for a command: -- COMMAND"));
   }
+  if (arguments.has("--vsock") && arguments.get("--vsock").empty()) {
+    return fail(Code::kInvalid, "--vsock: a path is missing");
+  }
   if (restores || boots) return {};
   VOLT_TRY(refuse(kBootOptions, arguments, ": for Linux guests (--kernel)"));
   return refuse({"--report", "--balloon", "--vsock", "--env", "--workdir", "--tty"}, arguments,
@@ -69,6 +86,7 @@ Result<> check_options(const Arguments& arguments) {
 
 Result<int> run_guest(const Arguments& arguments) {
   VOLT_TRY(check_options(arguments));
+  VOLT_TRY(check_report(arguments.get("--report")));
   if (arguments.has("--from")) return run_from(arguments);
   if (arguments.has("--kernel")) return run_linux(arguments);
   std::vector<std::string> words = arguments.positional();

@@ -82,9 +82,11 @@ Result<> check(const AgentCommand& command) {
   if (command.arguments.empty() || command.arguments.front().empty())
     return fail(Code::kInvalid, "command: no program");
   if (command.arguments.size() > agent_abi::kMaxStrings)
-    return fail(Code::kInvalid, "command: too many arguments");
+    return fail(Code::kInvalid,
+                "command: more than " + std::to_string(agent_abi::kMaxStrings) + " arguments");
   if (command.variables.size() > agent_abi::kMaxStrings)
-    return fail(Code::kInvalid, "command: too many variables");
+    return fail(Code::kInvalid,
+                "command: more than " + std::to_string(agent_abi::kMaxStrings) + " variables");
   for (const std::string& variable : command.variables)
     if (variable.find('=', 1) == variable.npos || variable.front() == '=')
       return fail(Code::kInvalid, "command: no NAME=VALUE: " + variable);

@@ -209,6 +209,12 @@ class StoreTest(KernelTest):
             error = self.refused(3, *words, "--kernel", "trixie", saying="trixie")
             self.assertEqual(error["fix"], ["volt kernel ls"])
 
+    def test_an_import_that_could_not_be_meant(self):
+        self.refused(2, "kernel", "import", self.kernel, "--name", "latest", saying="latest")
+        self.refused(3, "kernel", "import", self.kernel, "--name", "k", "--modules",
+                     str(self.folder), saying="no module of " + VERSION)
+        self.assertEqual(self.names(), [])
+
     def test_files_that_cannot_be_booted_are_told_apart(self):
         kernel, empty = self.file("kernel", vmlinux()), self.file("empty", b"")
         folder = str(self.folder)

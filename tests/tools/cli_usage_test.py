@@ -111,6 +111,8 @@ class UsageTest(CliTest):
                 ("run --kernel stock --workload kv -- date", "--workload"),
                 ("run --kernel stock --console -- date", "--console"),
                 ("run --kernel stock --tty", "--tty"),
+                ("run --from py --vsock= -- date", "--vsock"),
+                ("run --from py --report /none/such/file -- date", "/none/such/file"),
                 ("run --initrd root.gz", "--initrd"), ("run --vsock s get 5", "--vsock"),
                 ("run --hotset off get 5", "--hotset"),
                 (f"{create} --initrd root.gz --cpus 2", "--initrd"),
