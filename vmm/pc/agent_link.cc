@@ -14,7 +14,6 @@ Result<std::unique_ptr<AgentLink>> AgentLink::create(virtio::Vsock& vsock, int m
   if (!calls->event.valid()) return sys_error("eventfd");
   vsock.listen(agent_abi::kPort, [calls](Fd socket) {
     const std::lock_guard lock(calls->mutex);
-    if (!calls->expected) return;
     calls->last = std::move(socket);
     ::eventfd_write(calls->event.get(), 1);
   });
@@ -26,12 +25,6 @@ Fd AgentLink::take_call() {
   eventfd_t count;
   ::eventfd_read(calls_->event.get(), &count);
   return std::move(calls_->last);
-}
-
-void AgentLink::expect_no_call() {
-  const std::lock_guard lock(calls_->mutex);
-  calls_->expected = false;
-  calls_->last = Fd();
 }
 
 Result<agent_abi::Ready> AgentLink::wait_until_ready(vmm::Deadline deadline) {
@@ -47,7 +40,6 @@ Result<agent_abi::Ready> AgentLink::wait_until_ready(vmm::Deadline deadline) {
     }
     Fd caller = take_call();
     if (caller.valid()) {
-      expect_no_call();
       return vmm::receive_ready({std::move(caller), machine_ended_}, deadline);
     }
   }

@@ -17,8 +17,6 @@ class AgentLink {
 
   // Until the guest says that it is ready.
   Result<agent_abi::Ready> wait_until_ready(vmm::Deadline deadline);
-  // From here on, as once it has said so, it has nothing to say unasked: who calls is hung up on.
-  void expect_no_call();
   // A session's stream.
   Result<vmm::AgentConnection> connect();
 
@@ -26,7 +24,6 @@ class AgentLink {
   // Outlives the link, since the device's thread may be about to bring something.
   struct Calls {
     std::mutex mutex;
-    bool expected = true;
     Fd last;  // a guest has no reason to call twice; one that does all the same keeps one
     Fd event;
   };

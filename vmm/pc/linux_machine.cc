@@ -51,7 +51,6 @@ Result<> LinuxMachine::load(const LinuxState& state, std::span<const std::byte, 
   VOLT_TRY(pc_->load(state.pc));
   VOLT_TRY(vsock_->load({.guest_cid = cid, .unseen = state.vsock.unseen}));
   vsock_->transport_reset();
-  agent_->expect_no_call();
   VOLT_TRY(balloon_->load(state.balloon));
   VOLT_TRY(memory().write(kGeneration, generation));
   pc_->power().announce(kNewGenerationBit);
