@@ -12,7 +12,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "vmm/interrupt.h"
+#include "vmm/file_lock.h"
 #include "vmm/os/file.h"
 
 namespace volt::snapshot {
@@ -20,9 +20,6 @@ namespace {
 
 constexpr char kPrefix[] = "pack-";
 constexpr std::uint64_t kMapAlign = 4096;
-// Whoever sweeps holds a lock for the time of a few system calls.
-constexpr int kLockTries = 250;
-constexpr long kLockPauseNs = 2'000'000;
 
 int hex_value(char digit) {
   if (digit >= '0' && digit <= '9') return digit - '0';
@@ -107,7 +104,8 @@ Result<Packs> Packs::open(const std::string& path, Lock lock) {
   // Guest memory is for its owner.
   if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return sys_error("mkdir", path);
   Packs packs(path, VOLT_TRY(open_at(AT_FDCWD, path.c_str(), O_RDONLY | O_DIRECTORY)));
-  const bool locked = VOLT_TRY(lock_soon(packs.dir_, lock == Lock::kShared ? LOCK_SH : LOCK_EX));
+  const bool locked =
+      VOLT_TRY(vmm::lock_soon(packs.dir_, lock == Lock::kShared ? LOCK_SH : LOCK_EX));
   if (!locked) {
     return fail(Code::kBusy, lock == Lock::kShared
                                  ? "the packs are being pruned"
@@ -151,17 +149,6 @@ Result<std::optional<Packs::Found>> Packs::find(std::span<const std::byte> raw,
     return Found{i, (*record)->offset, (*record)->stored_bytes, formats::xxh128(comparer.stored)};
   }
   return std::nullopt;
-}
-
-Result<bool> lock_soon(const Fd& file, int operation) {
-  for (int tries = 0; tries < kLockTries; ++tries) {
-    if (::flock(file.get(), operation | LOCK_NB) == 0) return true;
-    if (errno != EWOULDBLOCK && errno != EINTR) return sys_error("flock");
-    VOLT_TRY(vmm::check_stop());
-    const timespec pause = {.tv_sec = 0, .tv_nsec = kLockPauseNs};
-    ::nanosleep(&pause, nullptr);
-  }
-  return false;
 }
 
 void remove_unused_packs(const std::string& path) {

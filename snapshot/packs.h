@@ -99,9 +99,6 @@ class Packs {
   std::vector<Error> damaged_;
 };
 
-// flock(2), for a moment longer than a sweep holds it. False: somebody keeps it.
-Result<bool> lock_soon(const Fd& file, int operation);
-
 // Removes packs that nobody links to, unless somebody may be about to.
 void remove_unused_packs(const std::string& path);
 

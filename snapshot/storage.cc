@@ -13,6 +13,7 @@
 #include "snapshot/hot_layout.h"
 #include "snapshot/hot_set.h"
 #include "snapshot/unit_reader.h"
+#include "vmm/file_lock.h"
 #include "vmm/os/file.h"
 
 namespace volt::snapshot {
@@ -129,7 +130,7 @@ Result<LockedSnapshot> open_locked(const Store& store, const Reference& referenc
   for (;;) {
     const Fd found = VOLT_TRY(store.find(reference));
     Fd dir = VOLT_TRY(open_at(found.get(), ".", O_RDONLY | O_DIRECTORY));
-    const bool locked = VOLT_TRY(lock_soon(dir, LOCK_EX));
+    const bool locked = VOLT_TRY(vmm::lock_soon(dir, LOCK_EX));
     if (!locked) {
       return fail(Code::kBusy, "another process is changing how this snapshot is stored");
     }
@@ -143,7 +144,7 @@ Result<LockedSnapshot> open_locked(const Store& store, const Reference& referenc
 
 Result<Fd> lock_storage(const OpenedSnapshot& snapshot) {
   Fd dir = VOLT_TRY(open_at(snapshot.directory().get(), ".", O_RDONLY | O_DIRECTORY));
-  const bool locked = VOLT_TRY(lock_soon(dir, LOCK_EX));
+  const bool locked = VOLT_TRY(vmm::lock_soon(dir, LOCK_EX));
   if (locked) return dir;
   return fail(Code::kBusy, "another process is changing how this snapshot is stored");
 }

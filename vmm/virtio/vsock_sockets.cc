@@ -2,14 +2,18 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <string_view>
+
+#include "vmm/file_lock.h"
 
 namespace volt::virtio {
 namespace {
@@ -36,23 +40,64 @@ Result<Fd> stream() {
   return socket;
 }
 
-// Processes that bind in one directory take turns, so that none takes another's socket, not
-// listened at yet, for one that was left.
+// Those that take a name over in one directory do it in turns, so that none takes it from another
+// that has just done so. Somebody else may have use for that lock, too, and keep it.
 Result<Fd> lock_directory_of(const std::string& path) {
   const std::string parent = std::filesystem::path(path).parent_path();
   const std::string directory = parent.empty() ? "." : parent;
   Fd lock(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!lock.valid()) return sys_error("open", directory);
-  if (::flock(lock.get(), LOCK_EX) != 0) return sys_error("flock", directory);
+  const bool locked = VOLT_TRY_IN(directory, vmm::lock_soon(lock, LOCK_EX));
+  if (!locked) return fail(Code::kBusy, directory + " is locked by another process");
   return lock;
 }
 
-// A socket that a killed process left at the path; whatever else is there stays.
-bool was_left(const std::string& path) {
+enum class There { kNothing, kLeft, kListener, kOther };
+
+// What is at a path: kLeft is a socket that a killed process left.
+There what_is_at(const std::string& path) {
   std::error_code unknown;
-  if (!std::filesystem::is_socket(std::filesystem::symlink_status(path, unknown))) return false;
+  const auto status = std::filesystem::symlink_status(path, unknown);
+  if (status.type() == std::filesystem::file_type::not_found) return There::kNothing;
+  if (!std::filesystem::is_socket(status)) return There::kOther;
   const Result<Fd> live = connect_to_path(path);
-  return !live && live.error().sys_errno == ECONNREFUSED;
+  if (live) return There::kListener;
+  switch (live.error().sys_errno) {
+    case ECONNREFUSED:
+      return There::kLeft;
+    case ENOENT:
+      return There::kNothing;
+    case EAGAIN:  // more wait for it than it takes
+      return There::kListener;
+    default:
+      return There::kOther;
+  }
+}
+
+// A socket that listens already gets its name, unless something else has it that is in use.
+Result<> give_name(const std::string& draft, const std::string& path) {
+  if (::link(draft.c_str(), path.c_str()) == 0) return {};
+  if (errno != EEXIST) return sys_error("link", path);
+  const Fd lock = VOLT_TRY(lock_directory_of(path));
+  switch (what_is_at(path)) {
+    case There::kListener:
+      return fail(Code::kConflict, "somebody listens at " + path);
+    case There::kOther:
+      return fail(Code::kConflict, path + " exists");
+    case There::kNothing:
+    case There::kLeft:
+      if (::rename(draft.c_str(), path.c_str()) != 0) return sys_error("rename", path);
+  }
+  return {};
+}
+
+// No port has such a name (PATH_<port>), and it is no longer than the longest of those.
+Result<std::string> draft_name(const std::string& path) {
+  std::uint32_t number;
+  if (::getrandom(&number, sizeof number, 0) != sizeof number) return sys_error("getrandom");
+  char suffix[16];
+  std::snprintf(suffix, sizeof suffix, "~%08x", number);
+  return path + suffix;
 }
 
 }  // namespace
@@ -63,20 +108,16 @@ PathListener::Name::~Name() {
 
 Result<PathListener> PathListener::bind(const std::string& path) {
   VOLT_TRY(address_of(path + std::string(kLongestSuffix)));
-  const sockaddr_un address = VOLT_TRY(address_of(path));
   Fd socket = VOLT_TRY(stream());
   Fd spare(::open("/dev/null", O_RDONLY | O_CLOEXEC));
   if (!spare.valid()) return sys_error("open", "/dev/null");
-  const Fd lock = VOLT_TRY(lock_directory_of(path));
-  const auto bound = [&] { return ::bind(socket.get(), generic(address), sizeof address) == 0; };
-  if (!bound()) {
-    if (errno != EADDRINUSE) return sys_error("bind", path);
-    if (!was_left(path)) return fail(Code::kConflict, path + " exists");
-    if (::unlink(path.c_str()) != 0) return sys_error("unlink", path);
-    if (!bound()) return sys_error("bind", path);
-  }
-  Name name(path);
+  const std::string draft = VOLT_TRY(draft_name(path));
+  const sockaddr_un address = VOLT_TRY(address_of(draft));
+  if (::bind(socket.get(), generic(address), sizeof address) != 0) return sys_error("bind", path);
+  const Name gone(draft);
   if (::listen(socket.get(), SOMAXCONN) != 0) return sys_error("listen", path);
+  VOLT_TRY(give_name(draft, path));
+  Name name(path);
   return PathListener(std::move(socket), std::move(spare), std::move(name));
 }
 

@@ -16,7 +16,8 @@ namespace volt::virtio {
 class PathListener {
  public:
   // The path, and that of each port, has to fit in a socket's address. kConflict: something is
-  // there that is not a socket which a killed process left.
+  // there that is not a socket which a killed process left. Nobody ever sees it there without
+  // somebody who listens.
   static Result<PathListener> bind(const std::string& path);
 
   int fd() const { return socket_.get(); }

@@ -1,5 +1,7 @@
 #include "vmm/virtio/vsock.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -287,21 +289,42 @@ TEST_F(VsockTest, PathsThatCannotBeAreRefused) {
   EXPECT_TRUE(std::filesystem::is_regular_file(path()));
 }
 
-TEST_F(VsockTest, ASocketThatAKilledProcessLeftIsTakenOver) {
-  device.reset();
-  const pid_t child = ::fork();
-  if (child == 0) {
-    auto listener = PathListener::bind(path());
-    ::_exit(listener ? 0 : 1);
+class LeftSocketTest : public VsockTest {
+ protected:
+  // What a process leaves that is killed while it listens.
+  void leave_socket() {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      auto listener = PathListener::bind(path());
+      ::_exit(listener ? 0 : 1);
+    }
+    int status = 1;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    ASSERT_EQ(status, 0);
+    ASSERT_TRUE(std::filesystem::is_socket(path()));
   }
-  int status = 1;
-  ASSERT_EQ(::waitpid(child, &status, 0), child);
-  ASSERT_EQ(status, 0);
-  ASSERT_TRUE(std::filesystem::is_socket(path()));
+};
+
+TEST_F(LeftSocketTest, IsTakenOver) {
+  device.reset();
+  leave_socket();
   const auto mine = PathListener::bind(path());
   ASSERT_TRUE(mine) << mine.error().context;
   EXPECT_TRUE(connect_to_path(path()));
-  EXPECT_EQ(PathListener::bind(path()).error().code, Code::kConflict) << "somebody listens";
+  const auto theirs = PathListener::bind(path());
+  ASSERT_FALSE(theirs);
+  EXPECT_EQ(theirs.error().code, Code::kConflict);
+  EXPECT_EQ(theirs.error().context, "somebody listens at " + path());
+}
+
+TEST_F(LeftSocketTest, ALockOnTheDirectoryMattersOnlyWhereANameIsTakenOver) {
+  device.reset();
+  const Fd lock(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  ASSERT_EQ(::flock(lock.get(), LOCK_EX), 0);
+  EXPECT_TRUE(PathListener::bind(path()));
+  EXPECT_TRUE(std::filesystem::is_empty(directory)) << "nothing is left of a draft's name";
+  leave_socket();
+  EXPECT_EQ(PathListener::bind(path()).error().code, Code::kBusy);
 }
 
 }  // namespace
