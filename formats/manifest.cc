@@ -21,11 +21,9 @@ constexpr std::size_t kGenerationBytes = 16;
 constexpr std::size_t kMaxNameBytes = 63;
 constexpr std::size_t kMaxLabelValueBytes = 255;
 
-constexpr Occurrence kGuestOccurrences[] = {{1, 1, "kind"},
-                                            {2, 1, "image_sha256"},
-                                            {3, 1, "workload"},
-                                            {11, kMaxCalls, "calls"},
-                                            {12, 1, "generation"}};
+constexpr Occurrence kGuestOccurrences[] = {{1, 1, "kind"},        {2, 1, "image_sha256"},
+                                            {3, 1, "workload"},    {11, kMaxCalls, "calls"},
+                                            {12, 1, "generation"}, {13, 1, "cpu_template"}};
 constexpr Occurrence kMemoryOccurrences[] = {
     {1, kMaxRegions, "regions"}, {2, kMaxGaps + kMaxRegions, "data"}, {5, 1, "digest"}};
 constexpr Occurrence kCompatibilityOccurrences[] = {{1, 1, "kvm_vendor"},
@@ -115,6 +113,7 @@ Result<> check_guest(const v1::Guest& guest, std::uint64_t memory_bytes) {
   VOLT_TRY(check_text("kind", guest.kind(), false));
   VOLT_TRY(check_bytes("image_sha256", guest.image_sha256(), kSha256Bytes));
   VOLT_TRY(check_text("workload", guest.workload()));
+  VOLT_TRY(check_text("cpu_template", guest.cpu_template()));
   if (guest.working_set_bytes() > memory_bytes) {
     return corrupt("working_set_bytes", "more than the memory");
   }

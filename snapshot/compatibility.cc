@@ -12,6 +12,7 @@
 
 #include "snapshot/cpu_features.h"
 #include "snapshot/state_codec.h"
+#include "vmm/agent_abi.h"
 #include "vmm/pc/cpuid.h"
 #include "vmm/tsc.h"
 
@@ -29,6 +30,31 @@ constexpr std::uint32_t kPcCapabilities[] = {KVM_CAP_IRQCHIP, KVM_CAP_IRQFD, KVM
                                              KVM_CAP_TSC_DEADLINE_TIMER};
 static_assert(std::ranges::is_sorted(kPcCapabilities) &&
               std::ranges::max(kPcCapabilities) < KVM_CAP_SYNC_REGS);
+
+// Their names in KVM's documentation.
+std::string capability_name(std::uint32_t capability) {
+  const auto named = [&](const char* name) { return std::to_string(capability) + " " + name; };
+  switch (capability) {
+    case KVM_CAP_IRQCHIP:
+      return named("(KVM_CAP_IRQCHIP)");
+    case KVM_CAP_IRQFD:
+      return named("(KVM_CAP_IRQFD)");
+    case KVM_CAP_ADJUST_CLOCK:
+      return named("(KVM_CAP_ADJUST_CLOCK)");
+    case KVM_CAP_TSC_DEADLINE_TIMER:
+      return named("(KVM_CAP_TSC_DEADLINE_TIMER)");
+    case KVM_CAP_SYNC_REGS:
+      return named("(KVM_CAP_SYNC_REGS)");
+    default:
+      return std::to_string(capability);
+  }
+}
+
+std::string hex(std::uint32_t value) {
+  char text[16];
+  std::snprintf(text, sizeof text, "0x%x", value);
+  return text;
+}
 
 bool host_has(const std::string& feature) {
   return std::find(std::begin(kBaseline), std::end(kBaseline), feature) != std::end(kBaseline);
@@ -70,9 +96,8 @@ Result<std::vector<Difference>> missing_features(const formats::MachineState& st
   }
   std::vector<Difference> missing;
   for (const LostFeatures& lost : lost_features(cpuid_from(state.vcpus(0)), host)) {
-    char bits[16];
-    std::snprintf(bits, sizeof bits, "0x%x", lost.bits);
-    missing.push_back({lost.word, std::string("needs bits ") + bits, "lacks them", true});
+    missing.push_back(
+        {lost.word, "needs " + lost.names + " (" + hex(lost.bits) + ")", "lacks it", true});
   }
   return missing;
 }
@@ -88,8 +113,14 @@ Result<std::vector<Difference>> differences_at_rest(const formats::Manifest& man
   }
   for (const std::uint32_t capability : need.kvm_capabilities()) {
     if (VOLT_TRY(kvm.check_extension(static_cast<int>(capability))) <= 0) {
-      differences.push_back({"kvm capability", std::to_string(capability), "absent", true});
+      differences.push_back({"kvm capability", capability_name(capability), "absent", true});
     }
+  }
+  // Of a guest that has one; what was captured before it was written down shows when it answers.
+  const std::uint32_t protocol = manifest.guest().agent_protocol();
+  if (protocol != 0 && protocol != agent_abi::kVersion) {
+    differences.push_back({"agent protocol", std::to_string(protocol),
+                           std::to_string(agent_abi::kVersion) + " in this volt", true});
   }
   const bool exact = need.exact_state();
   const auto differs = [&](const char* field, const std::string& there, const std::string& here,
@@ -108,7 +139,7 @@ Result<std::vector<Difference>> differences_at_rest(const formats::Manifest& man
     const std::vector<std::uint32_t> has = VOLT_TRY(kvm.get_msr_index_list());
     for (const std::uint32_t msr : need.msrs()) {
       if (std::find(has.begin(), has.end(), msr) == has.end()) {
-        differences.push_back({"msr", std::to_string(msr), "absent", true});
+        differences.push_back({"msr", hex(msr), "absent", true});
       }
     }
   }

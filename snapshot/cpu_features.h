@@ -11,7 +11,8 @@
 namespace volt::snapshot {
 
 struct LostFeatures {
-  std::string word;  // as in "cpuid 0x7.0 ebx"
+  std::string word;   // as in "cpuid 0x7.0 ebx"
+  std::string names;  // as in "avx2, bit 24"
   std::uint32_t bits;
 };
 

@@ -38,7 +38,9 @@ std::unique_ptr<Sandbox> linux_sandbox(pc::LinuxBoot boot, std::span<const std::
   facts.guest.set_image_sha256(as_string(formats::sha256(kernel)));
   facts.guest.set_workload(boot.kernel_version);
   facts.boot_us = boot.phases.total_us();
-  facts.generation.assign(kGenerationBytes, '\0');  // nobody was told one
+  facts.guest.set_cpu_template(pc::cpu_template_name(boot.cpu_template));
+  facts.guest.set_agent_protocol(agent_abi::kVersion);
+  facts.generation = as_string(boot.generation);
   return std::make_unique<Sandbox>(PagedClone{}, std::move(boot.machine), std::move(facts),
                                    Sandbox::Origin{});
 }

@@ -58,13 +58,16 @@ ordered_json compatibility_json(const formats::v1::Compatibility& record) {
 ordered_json guest_json(const formats::v1::Guest& guest) {
   ordered_json calls = ordered_json::array();
   for (const std::string& call : guest.calls()) calls.push_back(call);
-  return {{"kind", guest.kind()},
-          {"workload", guest.workload()},
-          {"seed", guest.seed()},
-          {"working_set_bytes", guest.working_set_bytes()},
-          {"working_set_checksum", hex(guest.working_set_checksum())},
-          {"image", digest_text(bytes_of(guest.image_sha256()))},
-          {"calls", std::move(calls)}};
+  ordered_json json = {{"kind", guest.kind()},
+                       {"workload", guest.workload()},
+                       {"seed", guest.seed()},
+                       {"working_set_bytes", guest.working_set_bytes()},
+                       {"working_set_checksum", hex(guest.working_set_checksum())},
+                       {"image", digest_text(bytes_of(guest.image_sha256()))},
+                       {"calls", std::move(calls)}};
+  if (!guest.cpu_template().empty()) json["cpu_template"] = guest.cpu_template();
+  if (guest.agent_protocol() != 0) json["agent_protocol"] = guest.agent_protocol();
+  return json;
 }
 
 }  // namespace

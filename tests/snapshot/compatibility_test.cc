@@ -6,6 +6,7 @@
 #include "formats/head.h"
 #include "snapshot/cpu_features.h"
 #include "tests/snapshot/fixture.h"
+#include "vmm/agent_abi.h"
 
 namespace volt::test {
 namespace {
@@ -90,15 +91,28 @@ TEST_F(CompatibilityTest, APcNamesWhatItIsBuiltWith) {
   expect_ok(formats::check(manifest));
 }
 
+TEST_F(CompatibilityTest, AnAgentOfAnotherVoltIsNamedAndOneThatWasNotWrittenDownIsNot) {
+  const snapshot::OpenedSnapshot exact = open("exact");
+  formats::Manifest manifest = exact.manifest();
+  for (const std::uint32_t good : {0U, agent_abi::kVersion}) {
+    manifest.mutable_guest()->set_agent_protocol(good);
+    EXPECT_TRUE(must(compare(manifest, exact.state(), kvm())).empty());
+  }
+  manifest.mutable_guest()->set_agent_protocol(agent_abi::kVersion + 1);
+  const Error error = must_fail(snapshot::require_compatible(manifest, exact.state(), kvm()));
+  EXPECT_EQ(error.code, Code::kUnsupported);
+  EXPECT_TRUE(contains(error.context, "agent protocol")) << error.context;
+}
+
 TEST_F(CompatibilityTest, AnMsrThatIsAbsentIsNamedWhereTheExactStateIsNeeded) {
-  expect_refused("exact", "msr", std::to_string(kNoMsr), [](Needs& needs, auto&) {
+  expect_refused("exact", "msr", "0x12345678", [](Needs& needs, auto&) {
     needs.clear_msrs();
     needs.add_msrs(kNoMsr);
   });
 }
 
 TEST_F(CompatibilityTest, ACpuidFeatureThatTheGuestWasShownAndIsAbsentIsNamed) {
-  expect_refused("exact", "cpuid 0x1.0 ecx", "0x10000", [](Needs&, auto& state) {
+  expect_refused("exact", "cpuid 0x1.0 ecx", "needs bit 16 (0x10000)", [](Needs&, auto& state) {
     state.mutable_vcpus(0)->clear_cpuid();
     auto* const leaf = state.mutable_vcpus(0)->add_cpuid();
     leaf->set_function(1);
@@ -125,12 +139,17 @@ TEST(CpuFeaturesTest, OnlyBitsOfFeaturesAreLost) {
   EXPECT_TRUE(lost_features(shown, host).empty());
   host[0].edx = host[1].eax = host[2].eax = host[3].eax = host[4].eax = host[5].ebx = 0;
   host.pop_back();
-  std::vector<std::string> words;
-  for (const auto& lost : lost_features(shown, host)) words.push_back(lost.word);
+  std::vector<std::string> words, names;
+  for (const auto& lost : lost_features(shown, host)) {
+    words.push_back(lost.word);
+    names.push_back(lost.names);
+  }
   EXPECT_EQ(words,
             (std::vector<std::string>{"cpuid 0x1.0 edx", "cpuid 0x7.1 eax", "cpuid 0xd.0 eax",
                                       "cpuid 0xd.1 eax", "cpuid 0x40000001.0 eax",
                                       "cpuid 0x80000008.0 ebx", "cpuid 0x80000021.0 eax"}));
+  EXPECT_EQ(names, (std::vector<std::string>{"bit 1", "avx512_bf16", "bit 0, bit 1, state of avx",
+                                             "xsavec", "kvm clock 2", "clzero", "bit 8"}));
 }
 
 TEST_F(CompatibilityTest, AnotherVendorPreventsOnlyAGuestThatNeedsItsExactState) {

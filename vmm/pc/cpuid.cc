@@ -50,6 +50,12 @@ constexpr Portable kPortableMasks[] = {
     {0xD, 1, bit(0) | bit(2), 0, 0, 0},  // XSAVEOPT, XGETBV with ECX = 1
     {0x8000'0001, 0, kAll, kAll,         // LAHF CMP_LEGACY CR8_LEGACY LZCNT SSE4A PREFETCHW
      bit(0) | bit(1) | bit(4) | bit(5) | bit(6) | bit(8), kAll},
+    // what KVM of Linux 6.1 has: clocks, steal time, end of interrupt, halt, TLB flushes, IPIs,
+    // polls
+    {0x4000'0001, 0,
+     bit(0) | bit(1) | bit(3) | bit(5) | bit(6) | bit(7) | bit(9) | bit(11) | bit(12) | bit(13) |
+         bit(24),
+     kAll, kAll, kAll},
     // IBPB IBRS STIBP SSBD
     {0x8000'0008, 0, kAll, bit(12) | bit(14) | bit(15) | bit(24), kAll, kAll},
     {0x8000'0021, 0, 0, 0, 0, 0},

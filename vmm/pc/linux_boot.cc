@@ -1,5 +1,7 @@
 #include "vmm/pc/linux_boot.h"
 
+#include <sys/random.h>
+
 #include <cstdio>
 
 #include "vmm/initramfs.h"
@@ -51,6 +53,7 @@ Result<LinuxBoot> prepare_linux(const vmm::Kvm& kvm, const LinuxBootConfig& conf
   boot.phases.kernel_us = laps.lap_us();
 
   boot.command_line = command_line_of(config);
+  boot.cpu_template = config.machine.cpu_template;
   vmm::GuestMemory memory = VOLT_TRY(vmm::GuestMemory::anonymous(layout));
   const std::vector<std::byte> initrd = VOLT_TRY(initrd_of(config));
   const KernelInput input = {.initrd = initrd, .command_line = boot.command_line};
@@ -59,6 +62,11 @@ Result<LinuxBoot> prepare_linux(const vmm::Kvm& kvm, const LinuxBootConfig& conf
                             .virtio_devices = kLinuxDevices,
                             .keyboard = config.probe_keyboard};
   VOLT_TRY(memory.write(kAcpi, acpi_tables(acpi)));
+  if (::getrandom(boot.generation.data(), boot.generation.size(), 0) !=
+      static_cast<ssize_t>(boot.generation.size())) {
+    return sys_error("getrandom");
+  }
+  VOLT_TRY(memory.write(kGeneration, boot.generation));
   boot.phases.load_us = laps.lap_us();
 
   boot.machine = VOLT_TRY(LinuxMachine::build(kvm, std::move(memory), config.machine));

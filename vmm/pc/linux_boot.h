@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <memory>
 #include <optional>
@@ -49,8 +50,11 @@ struct LinuxBoot {
   std::unique_ptr<LinuxMachine> machine;
   std::string kernel_version;
   std::string command_line;
+  CpuTemplate cpu_template = CpuTemplate::kHost;
+  std::array<std::byte, 16> generation = {};  // random; where its VMGenID is
   LinuxBootPhases phases;
   std::uint64_t started_ns = 0;
+  std::uint32_t failed_services = 0;  // as its agent told
 
   // With the first exit, if there was one meanwhile: a CPU's thread sees it.
   LinuxBootPhases phases_by_now() const;
