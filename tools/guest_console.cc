@@ -48,6 +48,7 @@ class Leave {
 Result<> show(std::string_view bytes, Leave& leave) {
   while (!bytes.empty()) {
     const ssize_t written = ::write(STDOUT_FILENO, bytes.data(), bytes.size());
+    if (written < 0 && errno == EIO && vmm::stop_requested()) return {};  // the terminal is gone
     if (written < 0 && errno != EINTR) return sys_error("write", "stdout");
     if (written > 0) bytes.remove_prefix(static_cast<std::size_t>(written));
     VOLT_TRY(leave.check());

@@ -12,7 +12,7 @@ namespace volt::tools {
 inline constexpr Option kConsoleOption = {"--console", "",
                                           "its serial console on stdin and stdout"};
 inline constexpr Option kGraceOption = {
-    "--grace", "SECONDS", "Ctrl-C, SIGTERM: press its power button, wait so long (0: end it)"};
+    "--grace", "SECONDS", "told to stop: press its power button, wait so long (0: end it)"};
 Result<std::uint64_t> grace_seconds(const Arguments& arguments);
 
 struct Attended {

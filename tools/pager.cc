@@ -59,10 +59,8 @@ Result<int> print_stats(const Arguments& arguments, const std::string& path) {
 }
 
 void wait_for_stop() {
-  sigset_t stops, before;
-  ::sigemptyset(&stops);
-  ::sigaddset(&stops, SIGINT);
-  ::sigaddset(&stops, SIGTERM);
+  const sigset_t stops = vmm::stop_signals();
+  sigset_t before;
   ::pthread_sigmask(SIG_BLOCK, &stops, &before);
   while (!vmm::stop_requested()) ::ppoll(nullptr, 0, nullptr, &before);
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);

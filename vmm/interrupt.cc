@@ -109,6 +109,13 @@ int Deadline::poll_ms() const {
   return static_cast<int>(left < 0 ? kLookAgainMs : std::min(left, kLookAgainMs));
 }
 
+sigset_t stop_signals() {
+  sigset_t signals;
+  ::sigemptyset(&signals);
+  for (const int each : {SIGINT, SIGTERM, SIGHUP}) ::sigaddset(&signals, each);
+  return signals;
+}
+
 void stop_on_signals() {
   handle(SIGINT, on_stop, 0);
   handle(SIGTERM, on_stop, 0);
@@ -165,10 +172,7 @@ void nudge(pthread_t thread) {
 }
 
 void shield_from_stop_signals() {
-  sigset_t signals;
-  ::sigemptyset(&signals);
-  ::sigaddset(&signals, SIGINT);
-  ::sigaddset(&signals, SIGTERM);
+  const sigset_t signals = stop_signals();
   ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 }
 

@@ -5,6 +5,8 @@
 
 #include <pthread.h>
 
+#include <csignal>
+
 #include <cstdint>
 
 #include "vmm/kvm_abi.h"
@@ -26,8 +28,10 @@ struct Deadline {
   int poll_ms() const;
 };
 
-// From here on SIGINT and SIGTERM only set a flag (and end KVM_RUN); a second one kills. For
-// main().
+// SIGINT, SIGTERM and SIGHUP.
+sigset_t stop_signals();
+// From here on they only set a flag (and end KVM_RUN); a second one kills. One that is ignored, as
+// nohup(1) does with SIGHUP, stays so. For main().
 void stop_on_signals();
 bool stop_requested();
 // The signal that asked, SIGINT if none did.
@@ -52,7 +56,7 @@ class Interruptible {
 
 // For CPUs with a thread of their own. nudge() ends KVM_RUN of an armed thread, or its next one;
 // listen_for_nudges() comes first, once for a process. Threads that shield_from_stop_signals()
-// leave SIGINT and SIGTERM to the one that waits for them.
+// leave those to the one that waits for them.
 Result<> listen_for_nudges();
 void nudge(pthread_t thread);
 void shield_from_stop_signals();
