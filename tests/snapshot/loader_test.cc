@@ -85,6 +85,34 @@ TEST_P(LoadTest, TheHostReadsTheCapturedBytesInAnyOrder) {
   }
 }
 
+// As a balloon does with memory that a guest gives back: touched before or not, it is zero, and
+// what lies beside it is as it was.
+TEST_P(LoadTest, WhatAGuestGaveBackIsZeroAndNeverTheSnapshotsAgain) {
+  const LoadedMemory loaded = load();
+  constexpr std::uint64_t kGiven = 2, kPage = 4096;
+  for (const std::uint64_t touched : {0U, 1U}) {
+    std::vector<std::byte> page(kPage);
+    // Pages that hold something, with one on each side that does, too.
+    std::uint64_t at = 64 * touched * kPage;
+    const auto holds = [&](std::uint64_t n) {
+      const auto bytes = std::span(captured()).subspan(at + n * kPage, kPage);
+      return std::ranges::any_of(bytes, [](std::byte each) { return each != std::byte{0}; });
+    };
+    while (!holds(0) || !holds(1) || !holds(2) || !holds(3)) at += kPage;
+    const std::uint64_t given = at + kPage;
+    if (touched == 1) must(loaded.memory.write(given, page));
+    EXPECT_TRUE(must(loaded.memory.discard(given, kGiven * kPage)));
+    for (std::uint64_t n = 0; n < 4; ++n) {
+      must(loaded.memory.read(at + n * kPage, page));
+      const auto before = std::span(captured()).subspan(at + n * kPage, kPage);
+      const std::vector<std::byte> zeros(kPage);
+      const bool kept = n == 0 || n == 3;
+      EXPECT_TRUE(std::ranges::equal(page, kept ? before : std::span<const std::byte>(zeros)))
+          << "page " << n << ", touched " << touched;
+    }
+  }
+}
+
 TEST_P(LoadTest, TwoLoadsOfOneSnapshotDoNotSeeEachOthersWrites) {
   const LoadedMemory one = load();
   const LoadedMemory other = load();
