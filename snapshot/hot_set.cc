@@ -121,13 +121,14 @@ const char* role_name(HotSetRole role) {
 
 Result<HotSetPlan> plan_hot_set(HotSetMode mode, const OpenedSnapshot& snapshot, bool all_at_once) {
   if (mode == HotSetMode::kOff) return HotSetPlan{};
-  if (mode == HotSetMode::kUse && all_at_once) {
+  if (mode != HotSetMode::kRecord && all_at_once) {
     return HotSetPlan{HotSetRole::kNone, "loader copy brings all memory in any case", {}};
   }
-  if (mode == HotSetMode::kUse) {
+  if (mode != HotSetMode::kRecord) {
     auto set = VOLT_TRY(read_hot_set(snapshot));
     if (set) return HotSetPlan{HotSetRole::kReplayed, "recorded before", *std::move(set)};
   }
+  if (mode == HotSetMode::kReplay) return HotSetPlan{HotSetRole::kNone, "none is recorded", {}};
   const Result<> usable = uffd_usable();
   const bool writable = ::faccessat(snapshot.directory().get(), ".", W_OK, AT_EACCESS) == 0;
   if (usable && writable) {

@@ -24,7 +24,8 @@ class Sandbox;
 
 enum class HotSetMode {
   kOff,
-  kUse,     // replay the one there is; without one, record
+  kReplay,  // the one there is
+  kUse,     // the same; without one, record
   kRecord,  // record, and replace the one there is
 };
 Result<HotSetMode> parse_hot_set_mode(std::string_view name);

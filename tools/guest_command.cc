@@ -17,10 +17,19 @@ namespace {
 
 constexpr std::size_t kPiece = 64 << 10;
 
-// This process's terminal, passing every key on, for as long as it lives.
+volatile std::sig_atomic_t g_resized = 0;
+
+void on_resize(int) {
+  g_resized = 1;
+}
+
+// This process's terminal, passing every key on and telling of its size, for as long as it lives.
 class RawTerminal {
  public:
   static std::optional<RawTerminal> begin() {
+    struct sigaction resized = {};
+    resized.sa_handler = on_resize;
+    ::sigaction(SIGWINCH, &resized, nullptr);
     termios before;
     if (::tcgetattr(STDIN_FILENO, &before) != 0) return std::nullopt;
     termios raw = before;
@@ -41,6 +50,25 @@ class RawTerminal {
   bool ours_ = true;
 };
 
+// Finds the keys that end a session which nothing else can: a new line, ~ and a dot, as with ssh.
+// They are passed on all the same.
+class EscapeKeys {
+ public:
+  bool found_in(std::span<const std::byte> typed) {
+    for (const std::byte byte : typed) {
+      const char key = static_cast<char>(byte);
+      if (key == '.' && after_ == After::kTilde) return true;
+      const bool tilde = key == '~' && after_ == After::kNewLine;
+      after_ =
+          tilde ? After::kTilde : (key == '\r' || key == '\n' ? After::kNewLine : After::kOther);
+    }
+    return false;
+  }
+
+ private:
+  enum class After { kNewLine, kTilde, kOther } after_ = After::kNewLine;
+};
+
 agent_abi::Resize terminal_size() {
   winsize size = {};
   if (::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_row == 0) return {24, 80};
@@ -49,8 +77,8 @@ agent_abi::Resize terminal_size() {
 
 class Session {
  public:
-  Session(vmm::AgentExec exec, int machine_ended, bool alone)
-      : exec_(std::move(exec)), machine_ended_(machine_ended), alone_(alone) {}
+  Session(vmm::AgentExec exec, int machine_ended, bool alone, bool terminal)
+      : exec_(std::move(exec)), machine_ended_(machine_ended), alone_(alone), terminal_(terminal) {}
 
   Result<GuestExit> run(vmm::Deadline deadline) {
     if (alone_) {
@@ -61,6 +89,7 @@ class Session {
       VOLT_TRY(take_events());
       if (done_) return exit_;
       VOLT_TRY(pass_signal_on());
+      VOLT_TRY(pass_size_on());
       if (deadline.passed()) return fail(Code::kDeadline, "the command did not end in time");
       VOLT_TRY(wait(deadline));
     }
@@ -87,6 +116,7 @@ class Session {
   Result<> write_out(int fd, std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
       const ssize_t written = ::write(fd, bytes.data(), bytes.size());
+      if (written < 0 && errno == EIO && vmm::stop_requested()) return {};  // that terminal is gone
       if (written < 0 && errno != EINTR) return sys_error("write", fd == 1 ? "stdout" : "stderr");
       if (written > 0) bytes = bytes.subspan(static_cast<std::size_t>(written));
       VOLT_TRY(pass_signal_on());
@@ -101,6 +131,12 @@ class Session {
     signalled_ = true;
     if (!alone_) vmm::stop_answered();
     return exec_.signal(vmm::stop_signal());
+  }
+
+  Result<> pass_size_on() {
+    if (!terminal_ || g_resized == 0) return {};
+    g_resized = 0;
+    return exec_.resize(terminal_size());
   }
 
   Result<> wait(vmm::Deadline deadline) {
@@ -126,22 +162,30 @@ class Session {
       input_ended_ = true;
       return exec_.close_stdin();
     }
+    const std::span<const std::byte> keys = std::span(typed).first(static_cast<std::size_t>(got));
+    if (terminal_ && escape_.found_in(keys)) {
+      return fail(Code::kInterrupted, "stopped by ~.");
+    }
     // All of it is taken: no more was read than there is room for.
-    static_cast<void>(
-        VOLT_TRY(exec_.write_stdin(std::span(typed).first(static_cast<std::size_t>(got)))));
+    static_cast<void>(VOLT_TRY(exec_.write_stdin(keys)));
     return {};
   }
 
   vmm::AgentExec exec_;
   int machine_ended_;
   bool alone_;
+  bool terminal_;
+  EscapeKeys escape_;
   GuestExit exit_;
   bool done_ = false, signalled_ = false, input_ended_ = false;
 };
 
 vmm::AgentCommand asked_of(const GuestCommand& command) {
-  vmm::AgentCommand asked = {
-      .arguments = command.words, .variables = command.variables, .directory = command.directory};
+  vmm::AgentCommand asked = {.arguments = command.words,
+                             .variables = command.variables,
+                             .directory = command.directory,
+                             .uid = command.user.uid,
+                             .gid = command.user.gid};
   if (command.tty) asked.terminal = terminal_size();
   return asked;
 }
@@ -158,7 +202,7 @@ Result<GuestExit> run_in_guest(vmm::AgentConnection agent, const GuestCommand& c
   const int machine_ended = agent.machine_ended;
   vmm::AgentExec exec = VOLT_TRY(vmm::AgentExec::start(std::move(agent), asked_of(command)));
   const std::optional<RawTerminal> raw = command.tty ? RawTerminal::begin() : std::nullopt;
-  Session session(std::move(exec), machine_ended, command.alone);
+  Session session(std::move(exec), machine_ended, command.alone, raw.has_value());
   return session.run(deadline);
 }
 

@@ -1,6 +1,7 @@
 // A command in a Linux guest, with this process's streams as its own.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -9,10 +10,15 @@
 
 namespace volt::tools {
 
+struct GuestUser {
+  std::uint32_t uid = 0, gid = 0;
+};
+
 struct GuestCommand {
   std::vector<std::string> words;
   std::vector<std::string> variables;  // NAME=VALUE
   std::string directory;
+  GuestUser user;
   bool tty = false;    // on a terminal of its own; this process's becomes raw meanwhile
   bool alone = false;  // without input, and all its output is talk (stderr)
 };
@@ -23,7 +29,7 @@ struct GuestExit {
   int code = 0;
   std::uint64_t first_byte_ns = 0;
 };
-// Before a guest is there for it: kInvalid for what no guest can run.
+// kInvalid for what no guest can run.
 Result<> check_command(const GuestCommand& command);
 Result<GuestExit> run_in_guest(vmm::AgentConnection agent, const GuestCommand& command,
                                vmm::Deadline deadline);

@@ -82,9 +82,6 @@ Result<Kernel> add_kernel(const KernelStore& store, const std::string& name,
   NewKernel kernel = {.name = name, .source = source, .version = {}, .file = file, .modules = {}};
   kernel.version = VOLT_TRY_IN(path, version_of(file));
   if (!modules.empty()) kernel.modules = VOLT_TRY(guest_modules(modules, kernel.version));
-  if (!modules.empty() && kernel.modules.empty()) {
-    return fail(Code::kNotFound, "no module of " + kernel.version + " is in " + modules);
-  }
   VOLT_TRY(store.add(kernel));
   return store.find(name);
 }
@@ -202,7 +199,7 @@ const Command kKernelImport = {
 const Command kKernelLs = {.path = "kernel ls",
                            .operands = "",
                            .summary = "list kernels",
-                           .details = "The one added last runs where no other is named.\n",
+                           .details = "The one added last is what `--kernel latest` means.\n",
                            .example = "volt kernel ls --json",
                            .options = {},
                            .least = 0,

@@ -132,7 +132,11 @@ class LoadOrder {
 
 Result<std::vector<KernelModule>> guest_modules(const std::string& directory,
                                                 const std::string& version) {
-  LoadOrder order(VOLT_TRY(module_files(directory)), version);
+  auto files = VOLT_TRY(module_files(directory));
+  if (files.empty()) {
+    return fail(Code::kNotFound, "no module of " + version + " is in '" + directory + "'");
+  }
+  LoadOrder order(std::move(files), version);
   for (const char* name : kWanted) VOLT_TRY(order.add(name));
   return order.take();
 }

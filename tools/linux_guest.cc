@@ -4,6 +4,8 @@
 #include <poll.h>
 #include <sys/mman.h>
 
+#include <charconv>
+#include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -23,7 +25,10 @@ namespace volt::tools {
 namespace {
 
 Result<Mapping> map_file(const std::string& path) {
-  if (std::filesystem::is_directory(path)) return fail(Code::kInvalid, path + " is a directory");
+  std::error_code unknown;  // then open() knows
+  if (std::filesystem::is_directory(path, unknown)) {
+    return fail(Code::kInvalid, path + " is a directory");
+  }
   const Fd fd = VOLT_TRY(open_at(AT_FDCWD, path.c_str(), O_RDONLY));
   const std::uint64_t bytes = VOLT_TRY(file_size(fd, path));
   if (bytes == 0) return fail(Code::kCorrupt, path + ": empty");
@@ -66,6 +71,10 @@ Result<LinuxRequest> linux_request(const Arguments& arguments, bool with_agent) 
   return request;
 }
 
+std::string services_failed(std::uint32_t count) {
+  return std::to_string(count) + " of the guest's services failed before it was ready";
+}
+
 Result<pc::LinuxBoot> boot_linux(const vmm::Kvm& kvm, const LinuxRequest& request,
                                  vmm::Deadline deadline) {
   pc::LinuxBoot boot = VOLT_TRY(pc::prepare_linux(kvm, request.config));
@@ -78,6 +87,7 @@ Result<pc::LinuxBoot> boot_linux(const vmm::Kvm& kvm, const LinuxRequest& reques
     return std::unexpected(with_hosts_part(kvm, boot.machine->explained(ready.error())));
   }
   boot.phases.userspace_us = (vmm::monotonic_clock_ns() - boot.started_ns) / 1000;
+  boot.failed_services = ready->failed_services;
   return boot;
 }
 
@@ -114,10 +124,13 @@ void shut_down(pc::LinuxMachine& machine) {
   wait_for_end(machine, soon);
 }
 
-Result<GuestExit> run_command(pc::LinuxBoot& boot, const Arguments& arguments,
+Result<GuestExit> run_command(pc::LinuxBoot& boot, const GuestCommand& command,
                               vmm::Deadline deadline) {
+  if (boot.failed_services > 0) {
+    std::fprintf(stderr, "volt: %s\n", services_failed(boot.failed_services).c_str());
+  }
   vmm::AgentConnection agent = VOLT_TRY(boot.machine->agent().connect());
-  const Result<GuestExit> exit = run_in_guest(std::move(agent), guest_command(arguments), deadline);
+  const Result<GuestExit> exit = run_in_guest(std::move(agent), command, deadline);
   if (!exit) return std::unexpected(explain_command(*boot.machine, exit.error()));
   shut_down(*boot.machine);
   return exit;
@@ -125,11 +138,44 @@ Result<GuestExit> run_command(pc::LinuxBoot& boot, const Arguments& arguments,
 
 }  // namespace
 
-GuestCommand guest_command(const Arguments& arguments) {
-  return {.words = arguments.positional(),
-          .variables = arguments.all("--env"),
-          .directory = arguments.get("--workdir"),
-          .tty = arguments.has("--tty")};
+namespace {
+
+// UID[:GID], the group as the user where it is not given.
+Result<GuestUser> parse_user(const std::string& text) {
+  const char* const end = text.data() + text.size();
+  GuestUser user;
+  std::from_chars_result read = std::from_chars(text.data(), end, user.uid);
+  user.gid = user.uid;
+  if (read.ec == std::errc() && read.ptr != end && *read.ptr == ':') {
+    read = std::from_chars(read.ptr + 1, end, user.gid);
+  }
+  if (read.ec == std::errc() && read.ptr == end && user.uid != UINT32_MAX &&
+      user.gid != UINT32_MAX) {
+    return user;
+  }
+  return fail(Code::kInvalid, "--user '" + text + "': numbers, UID or UID:GID");
+}
+
+// The guest's terminal is like this one, unless the user knows better.
+std::vector<std::string> variables_of(const Arguments& arguments) {
+  std::vector<std::string> variables;
+  const char* const term = std::getenv("TERM");
+  if (arguments.has("--tty") && term != nullptr) variables.push_back(std::string("TERM=") + term);
+  for (std::string& each : arguments.all("--env")) variables.push_back(std::move(each));
+  return variables;
+}
+
+}  // namespace
+
+Result<GuestCommand> guest_command(const Arguments& arguments) {
+  GuestCommand command = {.words = arguments.positional(),
+                          .variables = variables_of(arguments),
+                          .directory = arguments.get("--workdir"),
+                          .user = {},
+                          .tty = arguments.has("--tty")};
+  if (arguments.has("--user")) command.user = VOLT_TRY(parse_user(arguments.get("--user")));
+  VOLT_TRY(check_command(command));
+  return command;
 }
 
 Error explain_command(pc::LinuxMachine& machine, Error what) {
@@ -150,7 +196,8 @@ Result<int> run_linux(const Arguments& arguments) {
   const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
   const vmm::Deadline limit = VOLT_TRY(command || console ? limit_of(arguments) : deadline);
   const std::uint64_t grace_s = VOLT_TRY(grace_seconds(arguments));
-  if (command) VOLT_TRY(check_command(guest_command(arguments)));
+  const GuestCommand asked =
+      VOLT_TRY(command ? guest_command(arguments) : Result<GuestCommand>(GuestCommand{}));
   LinuxRequest request = VOLT_TRY(linux_request(arguments, command));
   request.config.machine.show_console = console;
   const OpenedKvm opened = VOLT_TRY(open_kvm(begun_ns));
@@ -158,13 +205,14 @@ Result<int> run_linux(const Arguments& arguments) {
   const std::optional<Given> given =
       VOLT_TRY(command ? fill_balloon(arguments, *boot.machine, deadline)
                        : ask_for_balloon(arguments, *boot.machine));
-  const GuestExit exit = VOLT_TRY(command ? run_command(boot, arguments, limit)
+  const GuestExit exit = VOLT_TRY(command ? run_command(boot, asked, limit)
                                           : run_console(boot, console, grace_s, limit));
   const nlohmann::ordered_json phases = phases_json(opened, boot.phases_by_now());
   progress("booted: " + phases_line(phases));
   if (arguments.has("--report")) {
     const nlohmann::ordered_json guest = {{"kernel", boot.kernel_version},
                                           {"command_line", boot.command_line},
+                                          {"failed_services", boot.failed_services},
                                           {"balloon", balloon_json(given)}};
     VOLT_TRY(write_report(arguments.get("--report"), run_json(guest, phases, opened, exit)));
   }

@@ -38,6 +38,7 @@ struct LinuxRequest {
 };
 Result<LinuxRequest> linux_request(const Arguments& arguments, bool with_agent);
 
+std::string services_failed(std::uint32_t count);
 // Up to where its agent says that it is ready, or, without one, to its first instruction.
 Result<pc::LinuxBoot> boot_linux(const vmm::Kvm& kvm, const LinuxRequest& request,
                                  vmm::Deadline deadline);
@@ -45,11 +46,14 @@ Result<pc::LinuxBoot> boot_linux(const vmm::Kvm& kvm, const LinuxRequest& reques
 inline constexpr Option kEnvOption = {"--env", "NAME=VALUE", "for the command; may be repeated"};
 inline constexpr Option kWorkdirOption = {"--workdir", "DIR", "where the command runs (/)"};
 inline constexpr Option kTtyOption = {"--tty", "", "the command has a terminal: yours"};
-GuestCommand guest_command(const Arguments& arguments);
+inline constexpr Option kUserOption = {"--user", "UID[:GID]", "whom the command runs as (0:0)"};
+// Before a guest is there for it: kInvalid for what none can run.
+Result<GuestCommand> guest_command(const Arguments& arguments);
 // Why there is no exit code: by the machine where the guest is to blame. One that takes its time is
 // not.
 Error explain_command(pc::LinuxMachine& machine, Error what);
 inline constexpr char kEndedEarly[] = " before the command was done";
+inline constexpr char kEndedWithCode[] = "it ended with code ";  // a command of --after
 
 // `volt run --kernel`.
 Result<int> run_linux(const Arguments& arguments);

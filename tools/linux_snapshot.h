@@ -11,6 +11,8 @@ namespace volt::tools {
 
 inline constexpr Option kHostnameOption = {"--hostname", "NAME",
                                            "what a restored guest is called (as before)"};
+inline constexpr Option kVerifyFirstOption = {
+    "--verify", "", "check every page of the snapshot before the guest runs"};
 inline constexpr Option kVsockOption = {
     "--vsock", "PATH", "a socket for streams into the guest: CONNECT PORT, as Firecracker's"};
 

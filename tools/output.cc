@@ -122,14 +122,14 @@ std::string guest_advice(const Error& error, std::string_view command, const Arg
   if (error.context.find(kHookFailed) != std::string::npos) {
     return "mend that hook in the guest, and create its snapshot again";
   }
-  if (error.context.starts_with("--after ") && error.code == Code::kGuestCrashed) {
+  const bool is_early = error.context.find(kEndedEarly) != std::string::npos;
+  if (error.context.starts_with("--after ") &&
+      (is_early || error.context.find(kEndedWithCode) != std::string::npos)) {
     return "the same command with another --after";
   }
   const bool boots = command == "run" || command == "snapshot create";
   if (boots && is_about_a_file(error, arguments)) return "volt " + std::string(command) + " --help";
-  if (boots && error.context.find(kEndedEarly) != std::string::npos) {
-    return "a command that leaves the guest running";
-  }
+  if (boots && is_early) return "a command that leaves the guest running";
   if (!boots || !arguments.has("--kernel")) return "";
   if (error.code == Code::kGuestCrashed && command == "run" && arguments.positional().empty()) {
     return "a command behind --; or --console, to see all that the guest's own init says";
@@ -156,6 +156,7 @@ std::string advice(const Error& error, std::string_view command, const Arguments
     case Code::kNotFound:
       return advice_where(error, command, arguments, reference);
     case Code::kConflict:
+      if (error.context.starts_with("vsock: somebody listens")) return "another --vsock";
       if (error.context.find(arguments.get("--vsock", "?") + " exists") != std::string::npos) {
         return "another --vsock, or remove that file";
       }
@@ -201,6 +202,18 @@ int exit_code(Code code) {
   return code == Code::kInterrupted ? 128 + vmm::stop_signal() : words_of(code).exit;
 }
 
+nlohmann::ordered_json error_json(const Error& error, std::string_view command,
+                                  const Arguments& arguments) {
+  const std::string next = advice(error, command, arguments);
+  nlohmann::ordered_json document = {{"schema", "volt.error/v1"},
+                                     {"code", words_of(error.code).name},
+                                     {"exit", exit_code(error.code)},
+                                     {"message", error.context},
+                                     {"fix", nlohmann::ordered_json::array()}};
+  if (!next.empty()) document["fix"].push_back(next);
+  return document;
+}
+
 void print_error(const Error& error, std::string_view command, const Arguments& arguments,
                  bool json) {
   const std::string next = advice(error, command, arguments);
@@ -209,19 +222,15 @@ void print_error(const Error& error, std::string_view command, const Arguments& 
     if (!next.empty()) std::fprintf(stderr, "  try: %s\n", next.c_str());
     return;
   }
-  nlohmann::ordered_json document = {{"schema", "volt.error/v1"},
-                                     {"code", words_of(error.code).name},
-                                     {"exit", exit_code(error.code)},
-                                     {"message", error.context},
-                                     {"fix", nlohmann::ordered_json::array()}};
-  if (!next.empty()) document["fix"].push_back(next);
   const std::string line =
-      document.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+      error_json(error, command, arguments)
+          .dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
   std::fprintf(stderr, "%s\n", line.c_str());
 }
 
 Result<> write_report(const std::string& path, const nlohmann::ordered_json& document) {
-  const std::string text = document.dump(2) + "\n";
+  const std::string text =
+      document.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
   const Fd file = VOLT_TRY(open_at(AT_FDCWD, path.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644));
   return write_all(file, std::as_bytes(std::span(text)), 0, path);
 }

@@ -18,6 +18,10 @@ int exit_code(Code code);
 void print_error(const Error& error, std::string_view command, const Arguments& arguments,
                  bool json);
 
+// What is printed of it with --json.
+nlohmann::ordered_json error_json(const Error& error, std::string_view command,
+                                  const Arguments& arguments);
+
 // One document, whole or not at all: a full disk or a closed pipe is an error.
 Result<> print_json(const nlohmann::ordered_json& document);
 Result<> print_text(std::string_view text);

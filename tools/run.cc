@@ -1,4 +1,8 @@
 // volt run: boots a guest, calls it once, prints, ends.
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -12,26 +16,29 @@
 #include "tools/output.h"
 #include "tools/restore_report.h"
 #include "tools/run_report.h"
+#include "vmm/interrupt.h"
 
 namespace volt::tools {
 namespace {
 
 constexpr Option kRunTimeoutOption = {
-    "--timeout", "SECONDS", "how long a guest may take (60; a Linux guest's command: no limit)"};
+    "--timeout", "SECONDS",
+    "how long a guest may take (60; a command or console of Linux: no limit)"};
 constexpr Option kRunOptions[] = {
-    kWorkloadOption,   kMemoryOption,
-    kWorkingSetOption, kSeedOption,
-    kRunTimeoutOption, kKernelOption,
-    kInitrdOption,     kCmdlineOption,
-    kCpusOption,       kCpuTemplateOption,
-    kBootOption,       kProbeKeyboardOption,
-    kConsoleOption,    {"--from", "REF", "run in a clone of this snapshot of a Linux guest"},
-    kHostnameOption,   kVsockOption,
-    kEnvOption,        kWorkdirOption,
-    kTtyOption,        kReportOption,
-    kBalloonOption,    kLoaderOption,
-    kHotSetOption,     kPagerOption,
-    kIsolateOption,    kHandlerOption,
+    kWorkloadOption,    kMemoryOption,
+    kWorkingSetOption,  kSeedOption,
+    kRunTimeoutOption,  kKernelOption,
+    kInitrdOption,      kCmdlineOption,
+    kCpusOption,        kCpuTemplateOption,
+    kBootOption,        kProbeKeyboardOption,
+    kConsoleOption,     {"--from", "REF", "run in a clone of this snapshot of a Linux guest"},
+    kHostnameOption,    kVsockOption,
+    kEnvOption,         kWorkdirOption,
+    kUserOption,        kTtyOption,
+    kVerifyFirstOption, kReportOption,
+    kBalloonOption,     kLoaderOption,
+    kHotSetOption,      kPagerOption,
+    kIsolateOption,     kHandlerOption,
     kGraceOption,
 };
 
@@ -45,13 +52,16 @@ nlohmann::ordered_json phases_json(const vmm::BootPhases& phases) {
 
 // Before a guest does anything that nobody would hear of.
 Result<> check_report(const std::string& path) {
-  std::error_code unknown;
-  const std::filesystem::path parent = std::filesystem::path(path).parent_path();
+  if (path.empty()) return fail(Code::kInvalid, "--report: a path is missing");
+  std::error_code unknown;  // then access() knows
   if (std::filesystem::is_directory(path, unknown)) {
     return fail(Code::kInvalid, path + " is a directory");
   }
-  if (parent.empty() || std::filesystem::is_directory(parent, unknown)) return {};
-  return fail(Code::kInvalid, "--report " + path + ": there is no such directory");
+  if (::access(path.c_str(), W_OK) == 0) return {};
+  const std::string parent = std::filesystem::path(path).parent_path();
+  const std::string directory = parent.empty() ? "." : parent;
+  if (errno == ENOENT && ::access(directory.c_str(), W_OK | X_OK) == 0) return {};
+  return fail(Code::kInvalid, "--report " + path + ": " + std::strerror(errno));
 }
 
 // Options that would change nothing are mistakes.
@@ -63,32 +73,32 @@ Result<> check_options(const Arguments& arguments) {
     VOLT_TRY(refuse(kMicroOptions, arguments, kFixedByFrom));
     VOLT_TRY(refuse(kBootOptions, arguments, kFixedByFrom));
   } else {
-    VOLT_TRY(refuse(
-        {"--hostname", "--loader", "--hotset", "--pager", "--isolate-image", "--uffd-handler"},
-        arguments, ": for a Linux guest that is restored (--from)"));
+    VOLT_TRY(refuse({"--hostname", "--loader", "--verify", "--hotset", "--pager", "--isolate-image",
+                     "--uffd-handler"},
+                    arguments, ": for a Linux guest that is restored (--from)"));
+  }
+  if (!(boots || restores) || command) {
+    VOLT_TRY(refuse({"--console"}, arguments, ": for a Linux guest that runs no command"));
   }
   if (!boots || command) {
-    VOLT_TRY(refuse({"--console", "--grace"}, arguments,
+    VOLT_TRY(refuse({"--grace"}, arguments,
                     ": for a Linux guest that is booted and runs no command (--kernel)"));
   }
   if (boots) VOLT_TRY(refuse(kMicroOptions, arguments, ": for the built-in guest, not --kernel"));
-  if (boots && !command) {
-    VOLT_TRY(refuse({"--env", "--workdir", "--tty"}, arguments, ": for a command: -- COMMAND"));
+  if ((boots || restores) && !command) {
+    VOLT_TRY(refuse({"--env", "--workdir", "--user", "--tty"}, arguments,
+                    ": for a command: -- COMMAND"));
   }
   if (arguments.has("--vsock") && arguments.get("--vsock").empty()) {
     return fail(Code::kInvalid, "--vsock: a path is missing");
   }
   if (restores || boots) return {};
   VOLT_TRY(refuse(kBootOptions, arguments, ": for Linux guests (--kernel)"));
-  return refuse({"--report", "--balloon", "--vsock", "--env", "--workdir", "--tty"}, arguments,
-                ": for Linux guests (--kernel or --from)");
+  return refuse({"--report", "--balloon", "--vsock", "--env", "--workdir", "--user", "--tty"},
+                arguments, ": for Linux guests (--kernel or --from)");
 }
 
-Result<int> run_guest(const Arguments& arguments) {
-  VOLT_TRY(check_options(arguments));
-  VOLT_TRY(check_report(arguments.get("--report")));
-  if (arguments.has("--from")) return run_from(arguments);
-  if (arguments.has("--kernel")) return run_linux(arguments);
+Result<int> run_micro(const Arguments& arguments) {
   std::vector<std::string> words = arguments.positional();
   if (words.empty()) words = {"health"};
   const vmm::Call call = VOLT_TRY(parse_call(words));
@@ -109,11 +119,31 @@ Result<int> run_guest(const Arguments& arguments) {
   return 0;
 }
 
+// An exit code alone may be the command's or ours; the report tells.
+Result<int> run_guest(const Arguments& arguments) {
+  VOLT_TRY(check_options(arguments));
+  const std::string report = arguments.get("--report");
+  if (arguments.has("--report")) VOLT_TRY(check_report(report));
+  if (!arguments.has("--from") && !arguments.has("--kernel")) return run_micro(arguments);
+  const Result<int> code = arguments.has("--from") ? run_from(arguments) : run_linux(arguments);
+  // One without a command that was stopped has said all already.
+  const bool over = !code && arguments.positional().empty() && !vmm::check_stop();
+  if (!code && !over && arguments.has("--report")) {
+    const nlohmann::ordered_json why = error_json(code.error(), kRun.path, arguments);
+    VOLT_TRY(write_report(report, {{"schema", "volt.run/v1"}, {"error", why}}));
+  }
+  return code;
+}
+
 const std::string kRunHelp =
     std::string(
         "With --kernel or --from the guest is Linux, and what follows -- runs in it with this\n"
         "command's input, output, signals and exit code (126: not executable, 127: not found).\n"
-        "Without a command --console shows it until it ends by itself.\n\n") +
+        "Then the guest ends: one that was booted shuts down, a clone just stops. With --tty the\n"
+        "keys Enter ~ . end it at any time. Without a command it runs until it ends by itself or\n"
+        "a signal stops this one: --console shows it, --vsock PATH is the way to what listens in\n"
+        "it (connect to PATH, say `CONNECT PORT`).\n"
+        "A failure that is not the command's leaves {\"error\": ...} in the --report.\n\n") +
     kPhasesHelp + "\n" + kFunctionHelp;
 
 }  // namespace

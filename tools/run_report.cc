@@ -76,13 +76,15 @@ std::string phases_line(const nlohmann::ordered_json& phases) {
 }
 
 nlohmann::ordered_json run_json(const nlohmann::ordered_json& guest, nlohmann::ordered_json phases,
-                                const OpenedKvm& opened, const GuestExit& exit) {
-  const std::uint64_t first_byte_ns =
-      exit.first_byte_ns == 0 ? 0 : exit.first_byte_ns - opened.begun_ns;
+                                const OpenedKvm& opened, const std::optional<GuestExit>& exit) {
   nlohmann::ordered_json json = {{"schema", "volt.run/v1"}};
   json.update(guest);
-  json["exit_code"] = exit.code;
+  json["exit_code"] = nullptr;
   json["phases_us"] = std::move(phases);
+  if (!exit) return json;
+  const std::uint64_t first_byte_ns =
+      exit->first_byte_ns == 0 ? 0 : exit->first_byte_ns - opened.begun_ns;
+  json["exit_code"] = exit->code;
   json["first_byte_us"] = first_byte_ns / 1000;
   return json;
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -45,8 +46,9 @@ nlohmann::ordered_json phases_json(const OpenedKvm& opened, const snapshot::Rest
 // "process 812.4, kvm 31.0, ..."
 std::string phases_line(const nlohmann::ordered_json& phases);
 
-// {schema, the guest's own words, exit_code, phases_us, first_byte_us}
+// {schema, the guest's own words, exit_code, phases_us, first_byte_us}; of one that runs on,
+// without a code or a first byte.
 nlohmann::ordered_json run_json(const nlohmann::ordered_json& guest, nlohmann::ordered_json phases,
-                                const OpenedKvm& opened, const GuestExit& exit);
+                                const OpenedKvm& opened, const std::optional<GuestExit>& exit);
 
 }  // namespace volt::tools

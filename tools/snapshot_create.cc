@@ -27,7 +27,8 @@ constexpr Option kCreateOptions[] = {
     kMemoryOption,
     kWorkingSetOption,
     kSeedOption,
-    {"--after", "'FUNCTION ARGS'", "call this after boot, before capture; may be repeated"},
+    {"--after", "'FUNCTION ARGS'",
+     "do this after boot, before capture (Linux: a line for its shell); may be repeated"},
     {"--from", "REF", "capture a clone of this snapshot instead of a fresh boot"},
     {"--mode", "full|diff", "with --from, diff: store only the units that changed (full)"},
     {"--label", "K=V", "keep this with the snapshot; may be repeated"},
@@ -42,6 +43,7 @@ constexpr Option kCreateOptions[] = {
     kCpusOption,
     kCpuTemplateOption,
     kBootOption,
+    kVsockOption,
     kBalloonOption,
     kSettleOption,
     kTimeoutOption,
@@ -56,7 +58,14 @@ constexpr char kCreateDetails[] =
     "restored with loader uffd or copy; `volt snapshot compact` makes it one file for loader map.\n"
     "Only what the clone wrote is read. Where userfaultfd is missing and the parent is no raw\n"
     "file, the clone is a copy and all of its memory is compared with the parent's.\n";
-const std::string kCreateHelp = std::string(kFunctionHelp) + kCreateDetails;
+// What is different for Linux guests.
+constexpr char kCreateLinux[] =
+    "With --kernel the guest is Linux: captured once its agent has started all services (one that\n"
+    "fails fails the command) and each --after, a line for /bin/sh in it, has ended with 0:\n"
+    "  volt snapshot create --kernel latest --initrd root.cpio.gz --name py --after 'python3 -V'\n"
+    "Its processes are frozen meanwhile, and memory that it has freed is not kept (--settle).\n"
+    "--vsock PATH is the way to what listens in it before that.\n\n";
+const std::string kCreateHelp = std::string(kCreateLinux) + kFunctionHelp + kCreateDetails;
 
 // What is to be captured, and how a Linux guest came to it.
 struct Made {
@@ -88,6 +97,10 @@ Result<Made> make_sandbox(const OpenedKvm& opened, const snapshot::Store& store,
   }
   const LinuxRequest request = VOLT_TRY(linux_request(arguments, true));
   pc::LinuxBoot boot = VOLT_TRY(boot_linux(opened.kvm, request, deadline));
+  if (boot.failed_services > 0) {  // they would be missing in every clone
+    return std::unexpected(
+        boot.machine->explained({Code::kGuestCrashed, 0, services_failed(boot.failed_services)}));
+  }
   nlohmann::ordered_json phases = phases_json(opened, boot.phases_by_now());
   return Made{snapshot::linux_sandbox(std::move(boot), request.kernel.bytes()), std::move(phases)};
 }
@@ -187,13 +200,17 @@ Result<bool> will_be_linux(const snapshot::Store& store, const Arguments& argume
 
 Result<> check_options(const Arguments& arguments) {
   if (!arguments.has("--name")) return fail(Code::kInvalid, "--name is missing");
+  if (arguments.has("--vsock") && arguments.get("--vsock").empty()) {
+    return fail(Code::kInvalid, "--vsock: a path is missing");
+  }
   const auto mode = VOLT_TRY(snapshot::parse_capture_mode(arguments.get("--mode", kDefaultMode)));
   if (!arguments.has("--from")) {
     if (arguments.has("--kernel")) {
       VOLT_TRY(refuse(kMicroOptions, arguments, ": for the built-in guest, not --kernel"));
     } else {
       VOLT_TRY(refuse(kBootOptions, arguments, ": for Linux guests (--kernel)"));
-      VOLT_TRY(refuse({"--balloon", "--settle"}, arguments, ": for Linux guests (--kernel)"));
+      VOLT_TRY(
+          refuse({"--balloon", "--settle", "--vsock"}, arguments, ": for Linux guests (--kernel)"));
     }
     if (mode == snapshot::CaptureMode::kDiff) {
       return fail(Code::kInvalid, "--mode diff: without --from there is nothing to differ from");
@@ -244,7 +261,7 @@ Result<int> create_snapshot(const Arguments& arguments) {
   const vmm::Deadline deadline = VOLT_TRY(deadline_of(arguments));
   const snapshot::Store store = VOLT_TRY(open_store());
   const bool is_linux = VOLT_TRY(will_be_linux(store, arguments));
-  for (const char* option : {"--balloon", "--settle"}) {
+  for (const char* option : {"--balloon", "--settle", "--vsock"}) {
     if (is_linux || !arguments.has(option)) continue;
     return fail(Code::kInvalid, std::string(option) + ": for Linux guests");
   }

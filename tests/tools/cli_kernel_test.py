@@ -223,7 +223,8 @@ class StoreTest(KernelTest):
                 (7, f"--kernel {empty}", "empty", "volt kernel ls"),
                 (2, f"--kernel {folder}", f"{folder} is a directory", "volt run --help"),
                 (7, f"--kernel {kernel} --initrd {empty}", "empty", "volt run --help"),
-                (3, f"--kernel {kernel} --initrd {folder}/none", "none", "volt run --help")):
+                (3, f"--kernel {kernel} --initrd {folder}/none", "none", "volt run --help"),
+                (1, f"--kernel {kernel} --initrd {'n' * 300}", "too long", "volt run --help")):
             with self.subTest(words=words):
                 error = self.refused(code, "run", *words.split(), "--", "true", saying=saying)
                 self.assertEqual(error["fix"], [fix])
