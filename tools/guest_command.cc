@@ -200,8 +200,9 @@ Result<> check_command(const GuestCommand& command) {
 Result<GuestExit> run_in_guest(vmm::AgentConnection agent, const GuestCommand& command,
                                vmm::Deadline deadline) {
   const int machine_ended = agent.machine_ended;
-  vmm::AgentExec exec = VOLT_TRY(vmm::AgentExec::start(std::move(agent), asked_of(command)));
+  // First, so that it misses no change of the size that the command is told.
   const std::optional<RawTerminal> raw = command.tty ? RawTerminal::begin() : std::nullopt;
+  vmm::AgentExec exec = VOLT_TRY(vmm::AgentExec::start(std::move(agent), asked_of(command)));
   Session session(std::move(exec), machine_ended, command.alone, raw.has_value());
   return session.run(deadline);
 }

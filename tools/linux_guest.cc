@@ -71,10 +71,6 @@ Result<LinuxRequest> linux_request(const Arguments& arguments, bool with_agent) 
   return request;
 }
 
-std::string services_failed(std::uint32_t count) {
-  return std::to_string(count) + " of the guest's services failed before it was ready";
-}
-
 Result<pc::LinuxBoot> boot_linux(const vmm::Kvm& kvm, const LinuxRequest& request,
                                  vmm::Deadline deadline) {
   pc::LinuxBoot boot = VOLT_TRY(pc::prepare_linux(kvm, request.config));
@@ -127,7 +123,7 @@ void shut_down(pc::LinuxMachine& machine) {
 Result<GuestExit> run_command(pc::LinuxBoot& boot, const GuestCommand& command,
                               vmm::Deadline deadline) {
   if (boot.failed_services > 0) {
-    std::fprintf(stderr, "volt: %s\n", services_failed(boot.failed_services).c_str());
+    std::fprintf(stderr, "volt: %u%s\n", boot.failed_services, kServicesFailed);
   }
   vmm::AgentConnection agent = VOLT_TRY(boot.machine->agent().connect());
   const Result<GuestExit> exit = run_in_guest(std::move(agent), command, deadline);

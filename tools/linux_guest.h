@@ -38,7 +38,7 @@ struct LinuxRequest {
 };
 Result<LinuxRequest> linux_request(const Arguments& arguments, bool with_agent);
 
-std::string services_failed(std::uint32_t count);
+inline constexpr char kServicesFailed[] = " of the guest's services failed before it was ready";
 // Up to where its agent says that it is ready, or, without one, to its first instruction.
 Result<pc::LinuxBoot> boot_linux(const vmm::Kvm& kvm, const LinuxRequest& request,
                                  vmm::Deadline deadline);

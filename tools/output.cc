@@ -122,6 +122,9 @@ std::string guest_advice(const Error& error, std::string_view command, const Arg
   if (error.context.find(kHookFailed) != std::string::npos) {
     return "mend that hook in the guest, and create its snapshot again";
   }
+  if (error.context.find(kServicesFailed) != std::string::npos) {
+    return "mend them in the guest's root, then the same command again";
+  }
   const bool is_early = error.context.find(kEndedEarly) != std::string::npos;
   if (error.context.starts_with("--after ") &&
       (is_early || error.context.find(kEndedWithCode) != std::string::npos)) {

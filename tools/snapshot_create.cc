@@ -98,8 +98,8 @@ Result<Made> make_sandbox(const OpenedKvm& opened, const snapshot::Store& store,
   const LinuxRequest request = VOLT_TRY(linux_request(arguments, true));
   pc::LinuxBoot boot = VOLT_TRY(boot_linux(opened.kvm, request, deadline));
   if (boot.failed_services > 0) {  // they would be missing in every clone
-    return std::unexpected(
-        boot.machine->explained({Code::kGuestCrashed, 0, services_failed(boot.failed_services)}));
+    return std::unexpected(boot.machine->explained(
+        {Code::kGuestCrashed, 0, std::to_string(boot.failed_services) + kServicesFailed}));
   }
   nlohmann::ordered_json phases = phases_json(opened, boot.phases_by_now());
   return Made{snapshot::linux_sandbox(std::move(boot), request.kernel.bytes()), std::move(phases)};

@@ -84,7 +84,9 @@ Result<> give_name(const std::string& draft, const std::string& path) {
       return fail(Code::kConflict, "somebody listens at " + path);
     case There::kOther:
       return fail(Code::kConflict, path + " exists");
-    case There::kNothing:
+    case There::kNothing:  // not by rename(2): somebody may be quicker once more
+      if (::link(draft.c_str(), path.c_str()) != 0) return sys_error("link", path);
+      break;
     case There::kLeft:
       if (::rename(draft.c_str(), path.c_str()) != 0) return sys_error("rename", path);
   }
