@@ -152,6 +152,7 @@ Result<int> run_from(const Arguments& arguments) {
   };
   if (!work.command) {
     VOLT_TRY(report(std::nullopt));
+    progress("it runs until it ends or a signal stops this command");
     VOLT_TRY(attend_clone(sandbox, work.console, work.limit));
     return 0;
   }

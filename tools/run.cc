@@ -22,8 +22,7 @@ namespace volt::tools {
 namespace {
 
 constexpr Option kRunTimeoutOption = {
-    "--timeout", "SECONDS",
-    "how long a guest may take (60; a command or console of Linux: no limit)"};
+    "--timeout", "SECONDS", "how long a guest may take (60; a command or console: no limit)"};
 constexpr Option kRunOptions[] = {
     kWorkloadOption,    kMemoryOption,
     kWorkingSetOption,  kSeedOption,
