@@ -45,13 +45,13 @@ class BedTest(unittest.TestCase):
 
     def test_files_go_in_and_come_out_and_the_exit_code_is_the_command_s(self):
         (self.folder / "given").write_text("given\n", encoding="ascii")
-        code, out, err = run("--in", self.folder / "given", "--out", "root/left", "--out",
-                             "root/none", "--into", self.folder, "--", "sh", "-c",
-                             "cat /tmp/given; id -u; echo bad >&2; echo left >/root/left; exit 7")
+        code, out, err = run("--in", self.folder / "given", "--out", "tmp/left", "--out",
+                             "tmp/none", "--into", self.folder, "--", "sh", "-c",
+                             "cat /tmp/given; id -u; echo bad >&2; echo left >/tmp/left; exit 7")
         self.assertEqual((code, out), (7, "given\n0\n"), err)
         self.assertIn("bad\n", err)
-        self.assertIn("--out root/none: the command left no such file", err)
-        self.assertEqual((self.folder / "root" / "left").read_text(encoding="ascii"), "left\n")
+        self.assertIn("--out tmp/none: the command left no such file", err)
+        self.assertEqual((self.folder / "tmp" / "left").read_text(encoding="ascii"), "left\n")
 
     def test_a_command_that_takes_too_long_shows_the_console_inside(self):
         code, _, err = run("--timeout", "20", "sh", "-c",
