@@ -123,10 +123,9 @@ const Command kBenchLinux = {
         "Each round boots the guest cold (its files dropped from the page cache) and warm, to its\n"
         "agent's word that it is ready, to a command's first byte, and without a root to its\n"
         "panic; runs a second command; stops it; captures it; restores it, after a restore that\n"
-        "is not counted; and does the same with `volt run` from spawn to first byte, three "
-        "restores\n"
-        "for a boot. Beside it QEMU's microvm panics on the same kernel, and both boot an initrd\n"
-        "that prints a line and powers off.\n"
+        "is not counted; and does the same with `volt run` from spawn to first byte, three\n"
+        "restores for a boot. Beside it QEMU's microvm panics on the same kernel, and both boot\n"
+        "an initrd that prints a line and powers off.\n"
         "Rounds go forward and backward in turn. Ratios of medians are what is promised; absolute\n"
         "times are this machine's. Its snapshots are its own and go away with it.\n",
     .example = "volt bench linux -n 10 --initrd root.cpio.gz --json",

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
@@ -143,7 +144,22 @@ std::string guest_advice(const Error& error, std::string_view command, const Arg
 }
 
 // The next command to type, with the real name in it; never the one that just failed.
+/// Where there was no room for what the command writes.
+std::string room_advice(const Error& error, std::string_view command) {
+  if (error.sys_errno == EFBIG) return "a larger limit on the size of files (ulimit -f)";
+  if (error.sys_errno != ENOSPC && error.sys_errno != EDQUOT) return "";
+  if (command.starts_with("bench ")) return "TMPDIR on a disk with more room";
+  for (const std::string_view stores :
+       {"create", "load", "pack", "unpack", "compact", "fetch", "import"}) {
+    if (command.ends_with(stores)) {
+      return "volt snapshot prune, or VOLT_DATA_DIR on a disk with more room";
+    }
+  }
+  return "more room on that disk";
+}
+
 std::string advice(const Error& error, std::string_view command, const Arguments& arguments) {
+  if (const std::string text = room_advice(error, command); !text.empty()) return text;
   if (command.starts_with("kernel ")) {
     const std::string text = kernel_advice(error.code, command);
     if (!text.empty()) return text;

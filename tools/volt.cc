@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 
@@ -147,6 +148,9 @@ void fill_standard_descriptors() {
 
 int main(int argc, char** argv) {
   volt::tools::fill_standard_descriptors();
+  // A file beyond `ulimit -f` is an error that is told, and cleaned up after, and not the end of
+  // us.
+  std::signal(SIGXFSZ, SIG_IGN);
   const int code = volt::tools::main_of({argv + 1, static_cast<std::size_t>(argc - 1)});
   // Everything is on disk or printed; taking the heap apart would only cost time.
   std::fflush(nullptr);

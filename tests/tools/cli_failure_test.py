@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import resource
 import shutil
 import unittest
 
@@ -32,6 +33,35 @@ class NotThereTest(CliTest):
     def test_exit_1_where_the_data_directory_cannot_be(self):
         self.data.write_text("a file")
         self.refused(1, "snapshot", "create", "--name", "a", *SMALL, saying=str(self.data))
+
+
+class RoomTest(CliTest):
+    """Exit 1 where there is no room: what helps is said, and no draft stays."""
+
+    SMALL_DISK = 'mount -t tmpfs -o size=512k small "$0" && exec "$@"'
+
+    def test_a_full_disk(self):
+        if os.geteuid() != 0:
+            self.skipTest("only root can mount a small disk")
+        self.data.mkdir(parents=True)
+        on_it = {"program": "unshare", "env": {"TMPDIR": str(self.data)}}
+        words = ("-m", "sh", "-c", self.SMALL_DISK, str(self.data), volt_cli.volt)
+        for command, helps in ((("snapshot", "create", "--name", "a", *SMALL),
+                                "volt snapshot prune, or VOLT_DATA_DIR on a disk with more room"),
+                               (("bench", "restore", "-n", "1"),
+                                "TMPDIR on a disk with more room")):
+            with self.subTest(command=command):
+                error = self.refused_as_json(1, *words, *command, **on_it)
+                self.assertIn("No space left", error["message"])
+                self.assertEqual(error["fix"], [helps])
+
+    def test_a_limit_on_the_size_of_files(self):
+        limit = (1 << 19, 1 << 19)
+        error = self.refused(1, "snapshot", "create", "--name", "a", *SMALL,
+                             saying="File too large", preexec_fn=lambda:
+                             resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+        self.assertEqual(error["fix"], ["a larger limit on the size of files (ulimit -f)"])
+        self.assertEqual(self.left_behind(), [])
 
 
 class SlowHostTest(CliTest):
